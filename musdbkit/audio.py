@@ -1,0 +1,563 @@
+"""Audio files: decode stem files, read, write and measure wav and flac.
+
+Reads `.stem.mp4` files (all audio streams in one pass through the file, with PyAV: no ffmpeg program is needed) and wav
+and flac files (soundfile). Writes wav and flac.
+
+Conventions: float samples are in [-1, 1] with shape (nb_samples, nb_channels). Samples "as written" are what a file
+holds: int16 for PCM_16, int32 between -2**23 and 2**23 - 1 for PCM_24, float32 for FLOAT. Everything streams in blocks,
+so that memory does not grow with the length of a track.
+"""
+
+import hashlib
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self, TypeAlias
+
+import av
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+from musdbkit.errors import AudioError, ParameterError
+from musdbkit.musdb18 import NB_CHANNELS, STREAMS
+
+Samples: TypeAlias = NDArray[Any]
+
+SUBTYPES: Final = ("PCM_16", "PCM_24", "FLOAT")
+"""Sample formats that are written, by libsndfile's names."""
+
+FORMATS: Final = ("wav", "flac")
+"""File formats that are written, which are also the file names' endings."""
+
+BLOCK_SIZE: Final = 32768
+"""Samples per channel in a block: large enough to hide the cost of a call, small enough for the processor's cache."""
+
+_NB_BITS: Final = {"PCM_16": 16, "PCM_24": 24}
+_SET_ADD_PEAK_CHUNK: Final = 0x1050  # libsndfile's SFC_SET_ADD_PEAK_CHUNK
+
+
+@dataclass(frozen=True)
+class AudioInfo:
+    """What the header of a wav or flac file says.
+
+    Attributes
+    ----------
+    sample_rate : Hz.
+    nb_channels : number of channels.
+    nb_samples : samples per channel.
+    subtype : libsndfile's name of the sample format, `PCM_16` for instance.
+    """
+
+    sample_rate: int
+    nb_channels: int
+    nb_samples: int
+    subtype: str
+
+    @property
+    def seconds(self) -> float:
+        """Length in seconds."""
+        return self.nb_samples / self.sample_rate
+
+
+@dataclass(frozen=True)
+class StreamInfo:
+    """What a stem file's container says of one of its audio streams.
+
+    Attributes
+    ----------
+    name : the stem, by its place in the file, as `2 (bass)`.
+    sample_rate : Hz.
+    nb_channels : number of channels.
+    nb_samples : samples per channel, as the container declares them.
+    nb_packets : coded frames the container lists, 0 where it has no such list.
+    frame_size : samples per channel in a coded frame, 1024 for AAC.
+    """
+
+    name: str
+    sample_rate: int
+    nb_channels: int
+    nb_samples: int
+    nb_packets: int
+    frame_size: int
+
+
+def info(path: Path) -> AudioInfo:
+    """Return what the header of a wav or flac file says.
+
+    Raises
+    ------
+    AudioError
+        The file is not there or is not audio that libsndfile reads.
+    """
+    with _open(path) as file:
+        return AudioInfo(file.samplerate, file.channels, file.frames, file.subtype)
+
+
+def read(path: Path, start: int = 0, nb_samples: int | None = None) -> NDArray[np.float32]:
+    """Return the samples of a wav or flac file [shape=(nb_samples, nb_channels), float32].
+
+    Parameters
+    ----------
+    path : the file.
+    start : first sample to read.
+    nb_samples : how many samples to read, to the end by default.
+
+    Raises
+    ------
+    AudioError
+        The file cannot be read, or holds fewer samples than were asked for or than its header says.
+    """
+    with _open(path) as file:
+        expected = max(file.frames - start, 0) if nb_samples is None else nb_samples
+        try:
+            file.seek(start)
+            samples: NDArray[np.float32] = file.read(expected, dtype="float32", always_2d=True)
+        except (soundfile.LibsndfileError, RuntimeError) as error:
+            raise AudioError(f"{path}: cannot be read: {error}") from error
+    _check_length(path, len(samples), expected)
+    return samples
+
+
+def read_blocks(path: Path, block_size: int = BLOCK_SIZE) -> Iterator[Samples]:
+    """Yield the samples of a wav or flac file as written, in blocks [shape=(block_size or fewer, nb_channels)].
+
+    Raises
+    ------
+    AudioError
+        The file cannot be read, its subtype is none of `SUBTYPES`, or it is shorter than its header says.
+    """
+    with _open(path) as file:
+        if file.subtype not in SUBTYPES:
+            raise AudioError(f"{path}: subtype {file.subtype}, expected one of {', '.join(SUBTYPES)}")
+        dtype = {"PCM_16": "int16", "PCM_24": "int32", "FLOAT": "float32"}[file.subtype]
+        nb_read = 0
+        try:
+            while len(block := file.read(block_size, dtype=dtype, always_2d=True)):
+                nb_read += len(block)
+                yield block >> 8 if file.subtype == "PCM_24" else block
+        except (soundfile.LibsndfileError, RuntimeError) as error:
+            raise AudioError(f"{path}: cannot be read: {error}") from error
+        _check_length(path, nb_read, file.frames)
+
+
+def to_float(samples: Samples, subtype: str) -> NDArray[np.float32]:
+    """Return samples as written (or sums of such) in [-1, 1] [same shape, float32].
+
+    Exact for values of up to 24 bits.
+    """
+    if subtype == "FLOAT":
+        return samples.astype(np.float32, copy=False)
+    return samples.astype(np.float32) * np.float32(2.0 ** (1 - _NB_BITS[subtype]))
+
+
+def quantise(samples: NDArray[np.floating], subtype: str) -> Samples:
+    """Return float samples as a file of `subtype` holds them [same shape].
+
+    Integers are scaled by 2**15 or 2**23, rounded to the nearest (halves to even) and limited to the range, which is
+    what ffmpeg's pcm_s16le does with AAC's float output.
+    """
+    if subtype == "FLOAT":
+        return samples.astype(np.float32, copy=False)
+    limit = 2.0 ** (_NB_BITS[subtype] - 1)
+    scaled = samples * samples.dtype.type(limit)
+    np.rint(scaled, out=scaled)
+    np.clip(scaled, -limit, limit - 1, out=scaled)
+    return scaled.astype(np.int16 if subtype == "PCM_16" else np.int32)
+
+
+class _UnsyncedFile(soundfile.SoundFile):  # type: ignore[misc]
+    """A file that is closed without waiting until it is on the disk: a tenth of the time of converting a track.
+
+    What guards against half-written files is the renaming of finished ones, not the disk's cache.
+    """
+
+    def flush(self) -> None:
+        """Do not call libsndfile's fsync, as `close` would otherwise."""
+
+
+class Writer:
+    """Writes a wav or flac file block by block; a context manager.
+
+    Equal samples give equal bytes, on any day: libsndfile's PEAK chunk, which holds the time of writing, is left out.
+
+    Parameters
+    ----------
+    path : the file, ending in .wav or .flac; replaced where it exists.
+    sample_rate : Hz.
+    nb_channels : number of channels.
+    subtype : one of `SUBTYPES`; flac holds no FLOAT.
+
+    Raises
+    ------
+    AudioError
+        The file cannot be written; a full disk is named as such.
+    ParameterError
+        The format or subtype is not one that is written.
+    """
+
+    def __init__(self, path: Path, sample_rate: int, nb_channels: int, subtype: str) -> None:
+        file_format = path.suffix[1:]
+        if file_format not in FORMATS or subtype not in SUBTYPES or (file_format, subtype) == ("flac", "FLOAT"):
+            raise ParameterError(f"{path.name}: {subtype} cannot be written as .{file_format}")
+        self.path = path
+        self.subtype = subtype
+        self.nb_samples = 0
+        try:
+            self._file = _UnsyncedFile(
+                path, "w", sample_rate, nb_channels, subtype, format=file_format.upper(), endian="FILE"
+            )
+        except (soundfile.LibsndfileError, OSError) as error:
+            raise _write_error(path, error) from error
+        soundfile._snd.sf_command(self._file._file, _SET_ADD_PEAK_CHUNK, soundfile._ffi.NULL, 0)
+
+    def write(self, samples: Samples) -> None:
+        """Append samples as written [shape=(nb_samples, nb_channels)]."""
+        if self.subtype == "PCM_24":
+            samples = samples.astype(np.int32, copy=False) << 8
+        elif self.subtype == "PCM_16":
+            samples = samples.astype(np.int16, copy=False)
+        try:
+            self._file.write(samples)
+        except (soundfile.LibsndfileError, OSError, AssertionError) as error:  # soundfile asserts on a short write
+            raise _write_error(self.path, error) from error
+        self.nb_samples += len(samples)
+
+    def close(self) -> None:
+        """Finish the file."""
+        try:
+            self._file.close()
+        except (soundfile.LibsndfileError, OSError) as error:
+            raise _write_error(self.path, error) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def write(path: Path, samples: Samples, sample_rate: int, subtype: str = "PCM_16") -> None:
+    """Write samples [shape=(nb_samples, nb_channels)] as wav or flac.
+
+    Parameters
+    ----------
+    path : the file, ending in .wav or .flac; replaced where it exists.
+    samples : floats in [-1, 1], which are quantised, or integers as written.
+    sample_rate : Hz.
+    subtype : one of `SUBTYPES`.
+    """
+    with Writer(path, sample_rate, samples.shape[1], subtype) as writer:
+        writer.write(quantise(samples, subtype) if np.issubdtype(samples.dtype, np.floating) else samples)
+
+
+def write_sum(paths: list[Path], out: Path) -> str:
+    """Write the exact sum of audio files of one subtype, rate and length; return the subtype written.
+
+    The sum is written in the subtype of the files, or as a FLOAT wav in place of `out` where it would overflow.
+
+    Raises
+    ------
+    AudioError
+        The files differ in rate, channels, subtype or length.
+    """
+    infos = [info(path) for path in paths]
+    for path, found in zip(paths, infos, strict=True):
+        if found != infos[0]:
+            raise AudioError(
+                f"{path}: {found}, expected {infos[0]} as in {paths[0].name}: stems must match to be summed"
+            )
+    with SumWriter(out, infos[0].sample_rate, infos[0].nb_channels, infos[0].subtype) as writer:
+        for blocks in zip(*map(read_blocks, paths), strict=True):
+            writer.write(list(blocks))
+    return writer.subtype
+
+
+class SumWriter:
+    """Writes the exact sum of one or more stems as written, block by block; a context manager.
+
+    It starts in the stems' own subtype, where integers sum exactly. The first sum that would overflow turns the whole
+    file into a FLOAT wav, whatever the format: nothing is clipped. FLOAT holds sums of 16-bit stems exactly, those of
+    24-bit stems up to twice full scale, and rounds beyond to its 24 significant bits.
+
+    Parameters
+    ----------
+    path : the file; where the sum overflows, its ending becomes .wav.
+    sample_rate : Hz.
+    nb_channels : number of channels.
+    subtype : the stems' subtype.
+    """
+
+    def __init__(self, path: Path, sample_rate: int, nb_channels: int, subtype: str) -> None:
+        self._stems_subtype = subtype
+        self._open = (sample_rate, nb_channels)
+        self._writer = Writer(path, *self._open, subtype)
+
+    @property
+    def path(self) -> Path:
+        """The file that is written."""
+        return self._writer.path
+
+    @property
+    def subtype(self) -> str:
+        """The subtype that is written."""
+        return self._writer.subtype
+
+    @property
+    def nb_samples(self) -> int:
+        """Samples per channel written so far."""
+        return self._writer.nb_samples
+
+    def write(self, stems: list[Samples]) -> None:
+        """Append the sum of one block of each stem [shape of each=(nb_samples, nb_channels)]."""
+        if len(stems) == 1:
+            self._writer.write(stems[0])
+            return
+        total = sum_samples(stems)
+        if self.subtype == self._stems_subtype and not _fits(total, self.subtype):
+            self._widen()
+        self._writer.write(total if self.subtype == self._stems_subtype else to_float(total, self._stems_subtype))
+
+    def _widen(self) -> None:
+        """Go on as FLOAT, with what was written so far."""
+        narrow = self._writer
+        narrow.close()
+        kept = narrow.path.with_name(narrow.path.name + ".narrow")
+        narrow.path.rename(kept)
+        self._writer = Writer(narrow.path.parent / (narrow.path.name.rpartition(".")[0] + ".wav"), *self._open, "FLOAT")
+        try:
+            for block in read_blocks(kept) if narrow.nb_samples else ():  # an empty flac file cannot be read
+                self._writer.write(to_float(block, narrow.subtype))
+        finally:
+            kept.unlink()
+
+    def close(self) -> None:
+        """Finish the file."""
+        self._writer.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def sum_samples(stems: list[Samples]) -> Samples:
+    """Return the sum of stems as written [same shape, int32 for integers, else float32]."""
+    if stems[0].dtype == np.float32:
+        exact = stems[0].astype(np.float64)
+        for stem in stems[1:]:
+            exact += stem
+        return exact.astype(np.float32)
+    total = stems[0].astype(np.int32)
+    for stem in stems[1:]:
+        total += stem
+    return total
+
+
+def _fits(samples: Samples, subtype: str) -> bool:
+    """Return whether a sum of samples as written can be written in their subtype without clipping."""
+    if subtype == "FLOAT" or not samples.size:
+        return True
+    limit = 2 ** (_NB_BITS[subtype] - 1)
+    return bool(samples.min() >= -limit and samples.max() < limit)
+
+
+class PcmHash:
+    """The SHA-256 of samples as a wav file's data chunk holds them: independent of headers and of flac's coding."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+
+    def update(self, samples: Samples, subtype: str) -> None:
+        """Add a block of samples as written."""
+        data = np.ascontiguousarray(samples, dtype={"PCM_16": "<i2", "PCM_24": "<i4", "FLOAT": "<f4"}[subtype])
+        if subtype == "PCM_24":  # three of the four bytes are in the file
+            data = np.ascontiguousarray(data.view(np.uint8).reshape(-1, 4)[:, :3])
+        self._hash.update(data.data)
+
+    def hexdigest(self) -> str:
+        """Return the hash of what was added."""
+        return self._hash.hexdigest()
+
+
+def hash_pcm(path: Path) -> str:
+    """Return the `PcmHash` of a wav or flac file.
+
+    Raises
+    ------
+    AudioError
+        As `read_blocks`.
+    """
+    subtype = info(path).subtype
+    pcm_hash = PcmHash()
+    for block in read_blocks(path):
+        pcm_hash.update(block, subtype)
+    return pcm_hash.hexdigest()
+
+
+def probe_stems(path: Path) -> tuple[StreamInfo, ...]:
+    """Return what a stem file's container says of its five audio streams, in the order of `musdb18.STREAMS`.
+
+    Raises
+    ------
+    AudioError
+        The file cannot be opened, does not hold exactly five stereo audio streams, or their rates or lengths differ.
+    """
+    with _open_container(path) as container:
+        return _check_streams(path, container)
+
+
+def decode_stems(path: Path, block_size: int = BLOCK_SIZE) -> Iterator[list[NDArray[np.float32]]]:
+    """Yield blocks of all five streams of a stem file [shape of each=(block_size or fewer, 2), float32].
+
+    The file is read once; video streams (cover art) are passed over. Blocks come in the order of `musdb18.STREAMS`.
+
+    Raises
+    ------
+    AudioError
+        As `probe_stems`; also when a stream cannot be decoded, or decodes to another length than the container says
+        (a cut file decodes without any complaint from the decoder). A sound file decodes to at most one AAC frame more
+        than the container says.
+    """
+    with _open_container(path) as container:
+        infos = _check_streams(path, container)
+        fifos = [av.AudioFifo() for _ in infos]
+        converters = [av.AudioResampler("fltp") for _ in infos]  # AAC needs none, ALAC does
+        nb_packets = [0] * len(infos)
+        nb_samples = [0] * len(infos)
+        order = {stream.index: i for i, stream in enumerate(container.streams.audio)}
+        try:
+            for packet in container.demux(container.streams.audio):
+                i = order[packet.stream_index]
+                if packet.is_corrupt:  # libavformat's mark for a packet that ends with the file
+                    raise _cut_off(path, infos[i], nb_samples[i])
+                nb_packets[i] += packet.size > 0
+                for frame in packet.decode():
+                    nb_samples[i] += frame.samples
+                    for part in (frame,) if frame.format.name == "fltp" else converters[i].resample(frame):
+                        part.pts = None  # blocks are joined by order; edit lists may leave gaps in the time stamps
+                        fifos[i].write(part)
+                while fifos[i].samples >= block_size and all(fifo.samples >= block_size for fifo in fifos):
+                    yield [_read_fifo(path, fifo, block_size) for fifo in fifos]
+        except (av.FFmpegError, ValueError) as error:  # ValueError: a stream whose layout changes half-way
+            raise AudioError(
+                f"{path}: stream {infos[i].name}: corrupt after {nb_samples[i]} of {infos[i].nb_samples} samples "
+                f"({_reason(error)}): fetch it again"
+            ) from error
+    for stream, packets, samples in zip(infos, nb_packets, nb_samples, strict=True):
+        _check_decoded(path, stream, packets, samples)
+    rest = min(fifo.samples for fifo in fifos)  # equal, or up to one AAC frame apart
+    if rest:
+        yield [_read_fifo(path, fifo, rest) for fifo in fifos]
+
+
+def _open(path: Path) -> soundfile.SoundFile:
+    """Open a wav or flac file to read."""
+    try:
+        return soundfile.SoundFile(path)
+    except (soundfile.LibsndfileError, OSError) as error:
+        if not path.is_file():
+            raise AudioError(f"{path}: no such file") from error
+        size = path.stat().st_size
+        raise AudioError(f"{path}: {size} bytes that are no readable wav or flac file: {_reason(error)}") from error
+
+
+def _open_container(path: Path) -> "av.container.InputContainer":
+    """Open a stem file."""
+    try:
+        return av.open(str(path))
+    except (av.FFmpegError, OSError, ValueError) as error:
+        if not path.is_file():
+            raise AudioError(f"{path}: no such file") from error
+        raise AudioError(
+            f"{path}: {path.stat().st_size} bytes that are no readable mp4 file ({_reason(error)}): fetch it again"
+        ) from error
+
+
+def _check_streams(path: Path, container: "av.container.InputContainer") -> tuple[StreamInfo, ...]:
+    """Return the streams' descriptions, all alike."""
+    streams = container.streams.audio
+    if len(streams) != len(STREAMS):
+        raise AudioError(f"{path}: {len(streams)} audio streams, expected {len(STREAMS)} ({', '.join(STREAMS)})")
+    infos = tuple(
+        StreamInfo(
+            name=f"{i} ({name})",
+            sample_rate=stream.rate or 0,
+            nb_channels=stream.channels,
+            nb_samples=round((stream.duration or 0) * (stream.time_base or 0) * (stream.rate or 0)),
+            nb_packets=stream.frames,
+            frame_size=stream.codec_context.frame_size or 1024,
+        )
+        for i, (name, stream) in enumerate(zip(STREAMS, streams, strict=True))
+    )
+    for stream in infos:
+        if stream.nb_channels != NB_CHANNELS:
+            raise AudioError(f"{path}: stream {stream.name}: {stream.nb_channels} channel(s), expected {NB_CHANNELS}")
+        if stream.sample_rate != infos[0].sample_rate:
+            raise AudioError(
+                f"{path}: stream {stream.name}: {stream.sample_rate} Hz, "
+                f"but stream {infos[0].name} has {infos[0].sample_rate} Hz: all streams must have one rate"
+            )
+        if abs(stream.nb_samples - infos[0].nb_samples) > stream.frame_size:
+            raise AudioError(
+                f"{path}: stream {stream.name}: {stream.nb_samples} samples, "
+                f"but stream {infos[0].name} has {infos[0].nb_samples}: all streams must have one length"
+            )
+    return infos
+
+
+def _check_decoded(path: Path, stream: StreamInfo, nb_packets: int, nb_samples: int) -> None:
+    """Check a stream's decoded length against what the container says."""
+    most = max(stream.nb_samples, stream.nb_packets * stream.frame_size) + stream.frame_size
+    complete = nb_packets >= stream.nb_packets
+    if not (complete and stream.nb_samples - stream.frame_size <= nb_samples <= most):
+        raise _cut_off(path, stream, nb_samples)
+
+
+def _cut_off(path: Path, stream: StreamInfo, nb_samples: int) -> AudioError:
+    """Return the error for a stream that is not as long as the container says."""
+    return AudioError(
+        f"{path}: stream {stream.name}: decoded {nb_samples} samples, the container says {stream.nb_samples}: "
+        "the file is cut off or corrupt: fetch it again"
+    )
+
+
+def _read_fifo(path: Path, fifo: "av.AudioFifo", nb_samples: int) -> NDArray[np.float32]:
+    """Return the next samples of a stream [shape=(nb_samples, 2), float32]."""
+    frame = fifo.read(nb_samples)
+    assert frame is not None  # the callers ask for no more than there is
+    samples = np.empty((nb_samples, NB_CHANNELS), np.float32)
+    for channel, plane in enumerate(frame.planes):  # by column: several times faster than a transposed copy
+        samples[:, channel] = np.frombuffer(memoryview(plane), np.float32, nb_samples)
+    if not np.isfinite(samples.sum()):
+        raise AudioError(f"{path}: decodes to values that are no numbers: the file is corrupt: fetch it again")
+    return samples
+
+
+def _check_length(path: Path, found: int, expected: int) -> None:
+    """Check that a wav or flac file held as many samples as expected."""
+    if found != expected:
+        raise AudioError(f"{path}: {found} samples, expected {expected}: the file is cut off")
+
+
+def _write_error(path: Path, error: Exception) -> AudioError:
+    """Return the error for a file that could not be written, with the reason that the system has."""
+    try:
+        if shutil.disk_usage(path.parent).free < BLOCK_SIZE * NB_CHANNELS * 4:
+            return AudioError(f"{path}: the disk is full: free some space and run again")
+    except OSError:
+        pass
+    return AudioError(f"{path}: cannot be written: {_reason(error)}")
+
+
+def _reason(error: Exception) -> str:
+    """Return what an error says, on one line and without the path it repeats."""
+    text = getattr(error, "error_string", None) or getattr(error, "strerror", None) or str(error)
+    return " ".join(str(text).split())

@@ -1,0 +1,366 @@
+"""Tracks on disk: find them, and run one function over all of them.
+
+Reads a dataset's folders in any of the layouts below, detects which it is, and refuses a folder that is none of them.
+Writes nothing but progress, on stderr.
+
+| layout | what is on disk |
+|---|---|
+| `stems` | `<root>/<subset>/<track>.stem.mp4`, as MUSDB18 arrives |
+| `wav` | `<root>/<subset>/<track>/{mixture,drums,...,accompaniment}.wav` or .flac, as `convert` writes |
+| `hq` | the same without accompaniment, as MUSDB18-HQ arrives |
+"""
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Generic, Self, TypeVar, cast
+
+from musdbkit import musdb18
+from musdbkit.errors import DatasetError, MissingDependencyError, MusdbkitError, ParameterError, printable
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+STEM_SUFFIX: Final = ".stem.mp4"
+
+BACKENDS: Final = ("loky", "dask")
+"""Ways to run over tracks: processes on this machine, or a Dask cluster."""
+
+_AUDIO_SUFFIXES: Final = (".wav", ".flac")
+
+
+@dataclass(frozen=True)
+class Track:
+    """One song on disk.
+
+    Attributes
+    ----------
+    name : the folder's name, or the file's less `.stem.mp4`.
+    subset : `train` or `test`.
+    layout : `stems`, `wav` or `hq`.
+    path : the stem file, or the folder of wav files.
+    """
+
+    name: str
+    subset: str
+    layout: str
+    path: Path
+
+    @property
+    def key(self) -> str:
+        """Subset and name, which no other track of the dataset has, as `test/PR - Oh No`."""
+        return f"{self.subset}/{self.name}"
+
+    @property
+    def split(self) -> str:
+        """The official split: `train`, `valid` or `test`."""
+        return musdb18.split_of(self.name, self.subset)
+
+    def file(self, target: str) -> Path:
+        """Return the wav or flac file of a target, as a .wav path where there is none; not for stem files."""
+        return find_audio(self.path, target) or self.path / f"{target}.wav"
+
+
+def find_audio(folder: Path, target: str) -> Path | None:
+    """Return the wav or flac file of a target in a track's folder, or None."""
+    for suffix in _AUDIO_SUFFIXES:
+        path = folder / (target + suffix)
+        if path.is_file():
+            return path
+    return None
+
+
+def find_tracks(root: Path, subsets: Sequence[str] = musdb18.SUBSETS, *, complete: bool = True) -> list[Track]:
+    """Return the tracks of a dataset, train before test, each subset sorted by name.
+
+    Parameters
+    ----------
+    root : the folder that holds `train` and `test`. One of the two may be absent, but neither may be empty.
+    subsets : the subsets to return.
+    complete : whether a track's folder must hold all five stems; without it the folder's mixture, or any one stem,
+        is enough (for commands that report what is missing).
+
+    Raises
+    ------
+    DatasetError
+        The root is not there, is not a dataset's root, is empty, mixes layouts, or a track lacks a stem.
+    """
+    found = [track for subset in musdb18.SUBSETS for track in _find_subset(root, subset)]
+    if not found:
+        raise _no_tracks(root)
+    kinds = {track.layout == "stems" for track in found}
+    if len(kinds) > 1:
+        stems = next(track for track in found if track.layout == "stems")
+        folder = next(track for track in found if track.layout != "stems")
+        raise DatasetError(
+            f"{root}: both stem files ({stems.path.name}) and wav folders ({folder.name}), "
+            "expected one layout: move one of them to a folder of its own"
+        )
+    if complete:
+        _check_complete(found)
+    wanted = [track for track in found if track.subset in subsets]
+    if not wanted:
+        raise DatasetError(f"{root}: no tracks in {' or '.join(subsets)}, only in {found[0].subset}")
+    return wanted
+
+
+def default_root(root: Path | None, *, wav: bool = False) -> Path:
+    """Return the dataset's root: the one given, or the folder that MUSDB_PATH names, as in musdb.
+
+    Parameters
+    ----------
+    root : what the user gave.
+    wav : whether wav files are needed. Then, where MUSDB_PATH names stem files, `./musdb18-wav` is taken if it is
+        there.
+
+    Raises
+    ------
+    DatasetError
+        There is no root, or wav files are needed and only stem files are there.
+    """
+    chosen = root
+    if chosen is None:
+        if not os.environ.get("MUSDB_PATH"):
+            raise DatasetError("no dataset given: name its folder, or set MUSDB_PATH to it")
+        chosen = Path(os.environ["MUSDB_PATH"])
+    if wav and any(next(_stem_files(chosen / subset), None) for subset in musdb18.SUBSETS):
+        converted = Path("musdb18-wav")
+        if root is None and converted.is_dir():
+            return converted
+        raise DatasetError(f"{chosen}: stem files, expected wav files: convert them first: musdbkit convert {chosen}")
+    return chosen
+
+
+def _list(folder: Path) -> list[os.DirEntry[str]]:
+    """Return a folder's visible entries sorted by name, none where it is no folder."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise DatasetError(f"{folder}: cannot be listed: {error.strerror}") from error
+
+
+def _stem_files(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """Yield the stem files of a subset's folder."""
+    return (e for e in _list(folder) if e.name.endswith(STEM_SUFFIX) and not e.is_dir())
+
+
+def _find_subset(root: Path, subset: str) -> list[Track]:
+    """Return the tracks of one subset, none where its folder is absent."""
+    folder = root / subset
+    entries = _list(folder)
+    tracks = [Track(e.name[: -len(STEM_SUFFIX)], subset, "stems", folder / e.name) for e in _stem_files(folder)]
+    folders = [folder / e.name for e in entries if e.is_dir()]
+    with_audio = [path for path in folders if any(find_audio(path, stem) for stem in musdb18.STREAMS)]
+    for path in with_audio if tracks or not with_audio else folders:  # beside tracks, an empty folder is half a track
+        layout = "wav" if find_audio(path, "accompaniment") else "hq"
+        tracks.append(Track(path.name, subset, layout, path))
+    if not tracks and folder.is_dir():
+        seen = f"{len(entries)} other entries ({', '.join(e.name for e in entries[:3])})" if entries else "nothing"
+        raise DatasetError(f"{folder}: looked for *{STEM_SUFFIX} files or folders with mixture.wav, found {seen}")
+    return sorted(tracks, key=lambda track: track.name)
+
+
+def _no_tracks(root: Path) -> DatasetError:
+    """Return the error for a root without tracks, with a hint at the root that was meant."""
+    looked = f"looked for {root / 'train'} and {root / 'test'}"
+    if not root.exists():
+        return DatasetError(f"{root}: no such folder ({looked})")
+    if not root.is_dir():
+        return DatasetError(f"{root}: a file, expected the folder that holds train and test")
+    hint = "expected stem files or wav folders there"
+    if root.name in musdb18.SUBSETS:
+        hint = f"did you mean its parent, {root.parent}?"
+    for entry in _list(root):
+        if entry.is_dir() and any((root / entry.name / subset).is_dir() for subset in musdb18.SUBSETS):
+            hint = f"did you mean {root / entry.name}?"
+    return DatasetError(f"{root}: no tracks ({looked}): {hint}")
+
+
+def _check_complete(found: Iterable[Track]) -> None:
+    """Check that each wav folder holds all stems."""
+    lacking = {
+        track.key: missing
+        for track in found
+        if track.layout != "stems" and (missing := [s for s in musdb18.STREAMS if not find_audio(track.path, s)])
+    }
+    if lacking:
+        key, missing = next(iter(lacking.items()))
+        more = f"; {len(lacking) - 1} more tracks lack stems" if len(lacking) > 1 else ""
+        raise DatasetError(
+            f"{key}: no {', '.join(missing)} "
+            f"(looked for {', '.join(musdb18.STREAMS)} as .wav or .flac){more}: complete the folder or remove it"
+        )
+
+
+@dataclass(frozen=True)
+class Parallel:
+    """How a function is run over tracks.
+
+    Attributes
+    ----------
+    jobs : worker processes; all cores by default. With `dask`, the cluster decides.
+    backend : one of `BACKENDS`, or any other backend registered with joblib.
+    scheduler : address of the Dask scheduler, as tcp://host:8786; a local cluster by default.
+    """
+
+    jobs: int | None = None
+    backend: str = "loky"
+    scheduler: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what joblib would take in another sense."""
+        if self.jobs is not None and self.jobs < 1:
+            raise ParameterError(f"jobs is {self.jobs}, expected 1 or more")
+        if self.scheduler and self.backend != "dask":
+            raise ParameterError(f"a scheduler was given for backend {self.backend}: use it with --backend dask")
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[Result]):
+    """What came of running a function over tracks, by key and in the order of the tracks.
+
+    Attributes
+    ----------
+    done : results.
+    failed : one-line error messages.
+    """
+
+    done: dict[str, Result]
+    failed: dict[str, str]
+
+
+def for_each(
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    *,
+    key: Callable[[Item], str],
+    label: str,
+    parallel: Parallel,
+) -> Outcome[Result]:
+    """Run a function over tracks in parallel and return all results and failures.
+
+    An item that fails does not stop the others. What is computed for an item does not depend on the number of jobs:
+    in the workers every BLAS and OpenMP pool is capped at one thread.
+
+    Parameters
+    ----------
+    function : called with each item; it and the items must be picklable.
+    items : usually tracks.
+    key : returns an item's distinct name for results and progress.
+    label : what is being done, for progress lines, as `convert`.
+    parallel : jobs and backend.
+
+    Raises
+    ------
+    MusdbkitError
+        A worker process died, so that some items have neither result nor failure.
+    """
+    import joblib
+
+    names = [key(item) for item in items]
+    results: dict[int, Result] = {}
+    failures: dict[int, str] = {}
+    jobs = min(parallel.jobs or joblib.cpu_count(), max(len(items), 1))
+    with _backend(parallel, jobs), _Progress(label, len(items)) as progress:
+        streams = joblib.parallel.get_active_backend()[0].supports_return_generator
+        runner = joblib.Parallel(return_as="generator_unordered" if streams else "list", batch_size=1)
+        calls = (joblib.delayed(_guarded)(function, i, item) for i, item in enumerate(items))
+        try:
+            for i, result, failure in runner(calls):
+                if failure is None:
+                    results[i] = cast(Result, result)
+                else:
+                    failures[i] = failure
+                progress.advance(names[i], failure)
+        except MusdbkitError:
+            raise
+        except Exception as error:
+            if type(error).__name__ not in {"TerminatedWorkerError", "BrokenProcessPool", "KilledWorker"}:
+                raise
+            raise MusdbkitError(
+                f"{label}: a worker process died after {len(results)} of {len(items)} tracks (out of memory?): "
+                "what is done is kept; run again with fewer --jobs"
+            ) from error
+    return Outcome(
+        {names[i]: results[i] for i in sorted(results)},
+        {names[i]: failures[i] for i in sorted(failures)},
+    )
+
+
+def _guarded(function: Callable[[Item], Result], i: int, item: Item) -> tuple[int, Result | None, str | None]:
+    """Return an item's index with its result, or with what went wrong."""
+    from threadpoolctl import threadpool_limits
+
+    try:
+        with threadpool_limits(limits=1):
+            return i, function(item), None
+    except MusdbkitError as error:
+        return i, None, printable(error)
+    except Exception as error:  # a fault of ours in one track must not cost the user the other 149
+        if os.environ.get("MUSDBKIT_DEBUG"):
+            raise
+        return i, None, printable(f"{type(error).__name__}: {error} (MUSDBKIT_DEBUG=1 shows where)")
+
+
+@contextmanager
+def _backend(parallel: Parallel, jobs: int) -> Iterator[None]:
+    """Let joblib run on the chosen backend."""
+    import joblib
+
+    if parallel.backend != "dask":
+        with joblib.parallel_config(parallel.backend, n_jobs=jobs):
+            yield
+        return
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise MissingDependencyError("--backend dask needs distributed: pip install 'musdbkit[dask]'") from error
+    options = {"address": parallel.scheduler} if parallel.scheduler else {"n_workers": jobs, "threads_per_worker": 1}
+    with Client(**options), joblib.parallel_config("dask"):
+        yield
+
+
+class _Progress:
+    """Progress on stderr: a bar with the time left on a terminal, else a line for each track."""
+
+    def __init__(self, label: str, total: int) -> None:
+        self._label = label
+        self._total = total
+        self._nb_done = 0
+        self._bar: Any = None
+
+    def __enter__(self) -> Self:
+        if sys.stderr.isatty() and self._total:
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = (
+                TextColumn(self._label),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[name]}", markup=False),
+            )
+            self._bar = Progress(*columns, console=Console(stderr=True))
+            self._bar.add_task(self._label, total=self._total, name="")
+            self._bar.start()
+        return self
+
+    def advance(self, name: str, failure: str | None) -> None:
+        """Count one more track."""
+        self._nb_done += 1
+        text = printable(name) + ("" if failure is None else ": failed")
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], advance=1, name=text)
+        else:
+            print(f"{self._label}: {self._nb_done}/{self._total} {text}", file=sys.stderr, flush=True)
+
+    def __exit__(self, *exc: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()

@@ -1,0 +1,89 @@
+"""The walk's order: a module of musdbkit imports only modules to its left, and nothing heavy to answer --help."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parent.parent
+PACKAGE = REPOSITORY / "musdbkit"
+LAYERS = (
+    "errors, musdb18, templates, audio, tracks, synth, convert, stft, oracle, spleeter_files, cache, metrics, bsseval, "
+    "scores, scoring, stats, report, check, demo, cli"
+).split(", ")
+HEAVY = {"numpy", "pandas", "scipy", "matplotlib", "torch", "av", "joblib", "soundfile", "musdb", "stempeg", "museval"}
+
+
+def imported(source: str) -> list[str]:
+    """Return the dotted names that a module imports, anywhere in it."""
+    names = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return names
+
+
+def wrong_imports(module: str, source: str) -> list[str]:
+    """Return the imports that the layers forbid a module."""
+    own = LAYERS.index(module)
+    wrong = []
+    for name in imported(source):
+        parts = name.split(".")
+        if parts[0] == "baselines" or (parts[0] == "musdbkit" and parts[1] in LAYERS and LAYERS.index(parts[1]) >= own):
+            wrong.append(name)
+    return wrong
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*.py")), ids=lambda path: path.stem)
+def test_modules_import_only_to_their_left(path: Path) -> None:
+    if path.stem == "__init__":
+        assert imported(path.read_text()) == []
+    elif path.stem == "__main__":
+        assert imported(path.read_text()) == ["musdbkit.cli.main"]
+    else:
+        assert path.stem in LAYERS
+        assert wrong_imports(path.stem, path.read_text()) == []
+
+
+def test_the_layer_test_can_fail() -> None:
+    assert wrong_imports("audio", "from musdbkit.tracks import Track") == ["musdbkit.tracks.Track"]
+    assert wrong_imports("audio", "def f():\n    from musdbkit import cli") == ["musdbkit.cli"]
+    assert wrong_imports("cli", "import baselines.train") == ["baselines.train"]
+    assert wrong_imports("tracks", "from musdbkit import audio, musdb18") == []
+
+
+def loaded(statement: str) -> set[str]:
+    """Return the heavy packages that a statement loads in a fresh process."""
+    code = f"import sys\ntry:\n    {statement}\nexcept SystemExit:\n    pass\nprint('\\nloaded', *sys.modules)"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY, env={"COLUMNS": "100"}
+    )
+    return HEAVY & {name.partition(".")[0] for name in result.stdout.rpartition("loaded")[2].split()}
+
+
+COMMANDS = [[], ["synth"], ["check"], ["convert"], ["make-csv"], ["demo"]]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: " ".join(command) or "musdbkit")
+def test_help_loads_nothing_heavy(command: list[str]) -> None:
+    arguments = ["musdbkit", *command, "--help"]
+    assert loaded(f"sys.argv = {arguments!r}; from musdbkit.cli import main; main()") == set()
+
+
+def test_the_import_test_can_fail() -> None:
+    assert loaded("import musdbkit.audio") >= {"av", "numpy", "soundfile"}
+
+
+def test_nothing_on_the_main_path_imports_what_needs_ffmpeg() -> None:
+    modules = ", ".join(f"musdbkit.{path.stem}" for path in PACKAGE.glob("*.py") if not path.stem.startswith("__"))
+    assert loaded(f"import {modules}").isdisjoint({"musdb", "stempeg", "museval", "torch", "pandas", "matplotlib"})
+
+
+def test_torch_is_named_only_inside_functions() -> None:
+    for path in PACKAGE.glob("*.py"):
+        top = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)]
+        assert not any("torch" in name for node in top for name in imported(ast.unparse(node)))
