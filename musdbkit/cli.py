@@ -1,0 +1,237 @@
+"""The command line: each command converts its options, calls one function and prints what was written and where.
+
+Results go to stdout, progress and errors to stderr. Exit status 0: all done; 1: something failed, each named; 2: usage.
+Only typer is imported here; a command imports its function when it runs, so that `--help` answers at once.
+
+Other packages add commands through the entry-point group `musdbkit.commands`: each entry is a `typer.Typer`.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from musdbkit import __version__
+from musdbkit.errors import MusdbkitError, ParameterError, printable
+
+if TYPE_CHECKING:
+    from musdbkit.tracks import Parallel
+
+app = typer.Typer(
+    name="musdbkit",
+    help="Prepare MUSDB18 for training and evaluation: from stem files to Spleeter's CSVs.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Jobs = Annotated[int | None, typer.Option("--jobs", "-j", min=1, help="Worker processes; all cores by default.")]
+Backend = Annotated[Literal["loky", "dask"], typer.Option(help="Processes on this machine, or a Dask cluster.")]
+Scheduler = Annotated[str | None, typer.Option(metavar="ADDRESS", help="Dask scheduler, as tcp://host:8786.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Write nothing; say what would be written.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+StemsRoot = Annotated[
+    Path | None,
+    typer.Argument(metavar="[STEMS]", help="Folder with train/ and test/ of stem files; MUSDB_PATH by default."),
+]
+WavRoot = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="[ROOT]", help="Dataset as wav; by default MUSDB_PATH, or ./musdb18-wav where that holds stem files."
+    ),
+]
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=lambda value: _print_version(value), help="Print the version."
+        ),
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    if debug:
+        os.environ["MUSDBKIT_DEBUG"] = "1"
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"musdbkit {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def synth(
+    out: Annotated[Path, typer.Argument(help="Folder to write the dataset to.")],
+    train: Annotated[int, typer.Option(min=0, help="Tracks to train on.")] = 4,
+    valid: Annotated[int, typer.Option(min=0, max=14, help="Tracks with official validation names, in train/.")] = 1,
+    test: Annotated[int, typer.Option(min=0, help="Tracks in test/.")] = 2,
+    seconds: Annotated[float, typer.Option(help="Length of each track in seconds.")] = 30.0,
+    layout: Annotated[
+        Literal["stems", "wav"], typer.Option(help="AAC stem files, or wav folders as MUSDB18-HQ.")
+    ] = "stems",
+    seed: Annotated[int, typer.Option(min=0, help="Another seed gives other music.")] = 0,
+    faults: Annotated[
+        str, typer.Option(metavar="LIST", help="Defects to plant, one track each, comma separated; 'all' for all.")
+    ] = "",
+    jobs: Jobs = None,
+    backend: Backend = "loky",
+    scheduler: Scheduler = None,
+    force: Force = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Make a little dataset of synthetic music, to try things on."""
+    from musdbkit import synth as module
+
+    result = module.synth(
+        out,
+        train=train,
+        valid=valid,
+        test=test,
+        seconds=seconds,
+        layout=layout,
+        seed=seed,
+        faults=tuple(module.FAULTS) if faults == "all" else _split(faults),
+        force=force,
+        dry_run=dry_run,
+        parallel=_parallel(jobs, backend, scheduler),
+    )
+    if as_json:
+        _print_json(result)
+    else:
+        print(result)
+
+
+@app.command()
+def convert(
+    stems: StemsRoot = None,
+    out: Annotated[Path, typer.Argument(help="Folder to write to.")] = Path("musdb18-wav"),
+    targets: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LIST",
+            help="Comma separated, out of mixture, drums, bass, other, vocals, accompaniment, linear_mixture; "
+            "all but the last by default.",
+        ),
+    ] = None,
+    file_format: Annotated[Literal["wav", "flac"], typer.Option("--format", help="File format.")] = "wav",
+    subtype: Annotated[Literal["PCM_16", "PCM_24", "FLOAT"], typer.Option(help="Sample format.")] = "PCM_16",
+    sample_rate: Annotated[
+        int | None, typer.Option(metavar="HZ", help="Resample to this rate; by default 44100 is kept.")
+    ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Decode again, compare with the files, and print a PCM hash of each.")
+    ] = False,
+    jobs: Jobs = None,
+    backend: Backend = "loky",
+    scheduler: Scheduler = None,
+    force: Force = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Decode stem files to wav or flac, all targets in one pass."""
+    from musdbkit import convert as module
+    from musdbkit.tracks import default_root
+
+    root = default_root(stems)
+    _say_paths(stems=root, out=out)
+    settings = module.Settings(
+        _split(targets) if targets else module.DEFAULT_TARGETS, file_format, subtype, sample_rate
+    )
+    outcome = module.convert(
+        root, out, settings, force=force, verify=verify, dry_run=dry_run, parallel=_parallel(jobs, backend, scheduler)
+    )
+    summary = module.summarise(outcome, out)
+    if as_json:
+        _print_json({"stems": root, "out": out, "summary": summary, "tracks": outcome.done, "failed": outcome.failed})
+    else:
+        for key, track in outcome.done.items():
+            for target, pcm_hash in track.pcm_hashes.items():
+                typer.echo(f"{pcm_hash}  {printable(key)}/{target}")
+        counts = ", ".join(f"{number} {status}" for status, number in summary.nb_tracks.items()) or "none done"
+        typer.echo(f"tracks: {counts}; {summary.seconds / 60:.1f} min of music")
+        typer.echo(f"bytes: {_size(summary.nb_bytes)}; {_size(summary.free_bytes)} free")
+        for target, keys in summary.overflowed.items():
+            typer.echo(f"{target}: the sum overflows {subtype}, so FLOAT wav: {printable(', '.join(keys))}")
+    _exit_failed(outcome.failed, len(outcome.done))
+
+
+def _split(names: str) -> tuple[str, ...]:
+    """Return the names in a comma separated list."""
+    return tuple(name.strip() for name in names.split(",") if name.strip())
+
+
+def _size(nb_bytes: int) -> str:
+    """Return a number of bytes for reading."""
+    return f"{nb_bytes / 1e9:.2f} GB" if nb_bytes >= 1e9 else f"{nb_bytes / 1e6:.1f} MB"
+
+
+def _parallel(jobs: int | None, backend: str, scheduler: str | None) -> "Parallel":
+    """Return how to run over tracks."""
+    from musdbkit.tracks import Parallel
+
+    return Parallel(jobs, backend, scheduler)
+
+
+def _say_paths(**paths: Path) -> None:
+    """Print the paths that a command chose, on stderr."""
+    for name, path in paths.items():
+        typer.echo(f"{name}: {printable(path)}", err=True)
+
+
+def _print_json(document: Any) -> None:
+    """Print one strict JSON document."""
+    import dataclasses
+    import json
+
+    def plain(value: Any) -> Any:
+        return (
+            dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else str(value)
+        )
+
+    typer.echo(json.dumps(document, default=plain, indent=2, allow_nan=False))
+
+
+def _exit_failed(failed: dict[str, str], nb_done: int) -> None:
+    """Name the tracks that failed and exit with status 1, if there are any."""
+    for key, message in failed.items():
+        typer.echo(f"error: {printable(key)}: {printable(message)}", err=True)
+    if failed:
+        typer.echo(f"{len(failed)} of {len(failed) + nb_done} tracks failed", err=True)
+        raise typer.Exit(1)
+
+
+def _add_plugins(arguments: list[str]) -> None:
+    """Add the commands of other packages, where the arguments name none of ours."""
+    own = {command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands}
+    named = next((argument for argument in arguments if not argument.startswith("-")), None)
+    if named in own:
+        return
+    from importlib.metadata import entry_points
+
+    for entry in entry_points(group="musdbkit.commands"):
+        try:
+            app.add_typer(entry.load(), name=entry.name)
+        except Exception as error:  # another package's fault must not cost the user this one
+            typer.echo(f"warning: command {entry.name} of {entry.value} cannot be loaded: {printable(error)}", err=True)
+
+
+def main() -> None:
+    """Run the command line."""
+    _add_plugins(sys.argv[1:])
+    try:
+        app()
+    except MusdbkitError as error:
+        if os.environ.get("MUSDBKIT_DEBUG"):
+            raise
+        typer.echo(f"error: {printable(error)}", err=True)
+        sys.exit(2 if isinstance(error, ParameterError) else 1)
+    except BrokenPipeError:  # the reader of stdout has had enough, as head has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

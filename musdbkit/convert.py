@@ -1,0 +1,460 @@
+"""Stem files to wav or flac: every target of a track from one pass through its file.
+
+Reads `<stems>/<subset>/<track>.stem.mp4`. Writes `<out>/<subset>/<track>/<target>.wav` and beside them `.convert.json`,
+a record of the settings and of the source, by which a second run knows what is done.
+
+A track's folder appears whole or not at all: it is written under a hidden name and then renamed. A sum of stems
+(accompaniment, linear_mixture) is the exact sum of the stems as written; where it would overflow integers it is
+written as a FLOAT wav.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from musdbkit import audio, musdb18
+from musdbkit.errors import AudioError, DatasetError, ParameterError
+from musdbkit.tracks import Outcome, Parallel, Track, find_tracks, for_each
+
+TARGETS: Final[dict[str, tuple[str, ...]]] = {"mixture": ("mixture",), **musdb18.TARGETS}
+"""What can be written, each as the streams it is the sum of."""
+
+DEFAULT_TARGETS: Final = (*musdb18.STREAMS, "accompaniment")
+
+RECORD: Final = ".convert.json"
+"""Name of the record in a track's folder."""
+
+_RECORD_VERSION: Final = 1
+_PARTIAL_SUFFIX: Final = ".partial"
+_SAMPLE_BYTES: Final = {"PCM_16": 2, "PCM_24": 3, "FLOAT": 4}
+_HEADER_BYTES: Final = 44
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is written.
+
+    Attributes
+    ----------
+    targets : names out of `TARGETS`.
+    format : `wav` or `flac`.
+    subtype : `PCM_16` (what museval's users score against), `PCM_24` or `FLOAT` (wav only).
+    sample_rate : Hz, resampled with soxr; None keeps 44100 and refuses sources with another rate.
+    """
+
+    targets: tuple[str, ...] = DEFAULT_TARGETS
+    format: str = "wav"
+    subtype: str = "PCM_16"
+    sample_rate: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be written."""
+        unknown = [target for target in self.targets if target not in TARGETS]
+        if unknown or not self.targets:
+            raise ParameterError(f"targets {', '.join(unknown) or '(none)'}: expected some of {', '.join(TARGETS)}")
+        if self.format not in audio.FORMATS:
+            raise ParameterError(f"format {self.format}: expected {' or '.join(audio.FORMATS)}")
+        if self.subtype not in audio.SUBTYPES:
+            raise ParameterError(f"subtype {self.subtype}: expected one of {', '.join(audio.SUBTYPES)}")
+        if (self.format, self.subtype) == ("flac", "FLOAT"):
+            raise ParameterError("flac holds no FLOAT samples: use PCM_24, or wav")
+        if self.sample_rate is not None and not 1000 <= self.sample_rate <= 384_000:
+            raise ParameterError(f"sample rate {self.sample_rate} Hz: expected 1000 to 384000")
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What was done for one track.
+
+    Attributes
+    ----------
+    status : `converted`, `already there`, or, in a dry run, `to convert`.
+    folder : the track's folder.
+    seconds : length of the track.
+    nb_bytes : bytes written; in a dry run, at most to be written (a sum that overflows takes twice its share).
+    files : names of the files written, by target.
+    overflowed : targets whose sum overflows the subtype, so that they are written as FLOAT wav.
+    pcm_hashes : with `verify`, the SHA-256 of each target's samples as a wav file's data chunk holds them.
+    """
+
+    status: str
+    folder: Path
+    seconds: float
+    nb_bytes: int
+    files: dict[str, str] = field(default_factory=dict)
+    overflowed: tuple[str, ...] = ()
+    pcm_hashes: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One track to convert."""
+
+    track: Track
+    folder: Path
+    settings: Settings
+    force: bool
+    verify: bool
+    dry_run: bool
+
+
+def convert(
+    stems: Path,
+    out: Path,
+    settings: Settings | None = None,
+    *,
+    subsets: Sequence[str] = musdb18.SUBSETS,
+    force: bool = False,
+    verify: bool = False,
+    dry_run: bool = False,
+    parallel: Parallel | None = None,
+) -> Outcome[Converted]:
+    """Write the targets of all stem files of a dataset; return what was done and what failed, by track.
+
+    Tracks that are there already, made with the same settings from the same source, are left alone; what a killed run
+    left unfinished is done anew.
+
+    Parameters
+    ----------
+    stems : the dataset's root, in the stems layout.
+    out : the root of the wav layout to write.
+    settings : what to write.
+    subsets : which subsets.
+    force : write all tracks anew, and replace files that are in the way.
+    verify : decode each track once more and compare with what is on disk, sample by sample.
+    dry_run : write nothing; say what would be done.
+    parallel : jobs and backend.
+
+    Raises
+    ------
+    DatasetError
+        There are no stem files. What is wrong with a single track is in the outcome instead.
+    """
+    found = find_tracks(stems, subsets)
+    if found[0].layout != "stems":
+        raise DatasetError(
+            f"{stems}: wav files already ({found[0].key}), expected stem files: there is nothing to convert"
+        )
+    if out.resolve() == stems.resolve():
+        raise DatasetError(f"{out}: holds the stem files, expected another folder to write to")
+    if not dry_run:
+        remove_partials(out / subset for subset in musdb18.SUBSETS)
+    settings = settings or Settings()
+    jobs = [_Job(t, out / t.subset / t.name, settings, force, verify, dry_run) for t in found]
+    return for_each(
+        _convert_track, jobs, key=_key, label="dry run" if dry_run else "convert", parallel=parallel or Parallel()
+    )
+
+
+def _key(job: _Job) -> str:
+    """Return a job's name."""
+    return job.track.key
+
+
+def _convert_track(job: _Job) -> Converted:
+    """Bring one track's folder up to date."""
+    try:
+        streams = audio.probe_stems(job.track.path)
+        _check_rate(job, streams[0].sample_rate)
+        missing = _missing_targets(job)
+        if job.dry_run:
+            return _estimate(job, missing, streams[0])
+        converted = _write_track(job, missing, streams[0].sample_rate) if missing else None
+        record = _read_record(job.folder)
+        assert record is not None
+        return _report(job, record, converted or {}, _verify(job, streams[0].sample_rate) if job.verify else {})
+    except OSError as error:
+        raise AudioError(f"{error.filename or job.folder}: {error.strerror or error}") from error
+
+
+def _check_rate(job: _Job, rate: int) -> None:
+    """Check that a source has the dataset's sample rate, unless the user has chosen one."""
+    if job.settings.sample_rate is None and rate != musdb18.SAMPLE_RATE:
+        raise AudioError(
+            f"{job.track.path}: {rate} Hz, expected {musdb18.SAMPLE_RATE}: "
+            f"choose with --sample-rate ({musdb18.SAMPLE_RATE} resamples, {rate} keeps it)"
+        )
+
+
+def _missing_targets(job: _Job) -> list[str]:
+    """Return the targets to write, in the order of `TARGETS`; refuse to replace what is not ours or not the same."""
+    wanted = [target for target in TARGETS if target in job.settings.targets]
+    if job.force or not job.folder.exists():
+        return wanted
+    record = _read_record(job.folder)
+    if record is None:
+        if not job.folder.is_dir() or any(job.folder.iterdir()):
+            raise DatasetError(
+                f"{job.folder}: is there, but not made by convert (no {RECORD}): "
+                "--force replaces it, or choose another OUT"
+            )
+        return wanted
+    if record["unfinished"]:  # a run with --force was killed here
+        return wanted
+    changed = [
+        f"{name} was {record['settings'][name]}, now {value}"
+        for name, value in _compared_settings(job).items()
+        if record["settings"][name] != value
+    ]
+    source = _source(job.track.path)
+    if record["source"] != source:
+        changed.append(f"the stem file has changed ({record['source']['nb_bytes']} bytes, now {source['nb_bytes']})")
+    if changed:
+        raise DatasetError(
+            f"{job.folder}: made otherwise: {'; '.join(changed)}: --force replaces it, or choose another OUT"
+        )
+    missing = []
+    for target in wanted:
+        entry = record["files"].get(target)
+        if entry is None and (job.folder / f"{target}.{job.settings.format}").exists():
+            raise DatasetError(
+                f"{job.folder / target}.{job.settings.format}: is there, but not made by convert: --force replaces it"
+            )
+        if entry is None or not _is_whole(job.folder / entry["file"], entry["nb_bytes"]):
+            missing.append(target)
+    return missing
+
+
+def _is_whole(path: Path, nb_bytes: int) -> bool:
+    """Return whether a file is there with its recorded size."""
+    return path.is_file() and path.stat().st_size == nb_bytes
+
+
+def _compared_settings(job: _Job) -> dict[str, Any]:
+    """Return the settings that must not change between runs; more targets may be asked for later."""
+    return {
+        "format": job.settings.format,
+        "subtype": job.settings.subtype,
+        "sample_rate": job.settings.sample_rate,
+    }
+
+
+def _source(path: Path) -> dict[str, Any]:
+    """Return the size and SHA-256 of a stem file."""
+    with path.open("rb") as file:
+        return {"nb_bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _write_track(job: _Job, missing: list[str], rate: int) -> dict[str, Any]:
+    """Write a track's missing targets and its record; return the record's entries of what was written."""
+    record = {
+        "version": _RECORD_VERSION,
+        "unfinished": False,
+        "settings": _compared_settings(job),
+        "source": _source(job.track.path),
+        "files": {},
+    }
+    with _partial_folder(job.folder) as partial:
+        written = _write_targets(job, missing, rate, partial)
+        if not job.folder.exists() or not any(job.folder.iterdir()):
+            _write_record(partial, record | {"files": written})
+            partial.rename(job.folder)
+            return written
+        old = _read_record(job.folder)
+        ours = old["files"] if old is not None else {}
+        kept = {} if old is None or old["unfinished"] or job.force else ours
+        _write_record(job.folder, record | {"unfinished": True, "files": ours})
+        for entry in written.values():
+            (partial / entry["file"]).replace(job.folder / entry["file"])
+        _remove_replaced(job.folder, ours, kept | written)
+        _write_record(job.folder, record | {"files": kept | written})
+    return written
+
+
+def _remove_replaced(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Remove what a track's new files stand in for: earlier files of ours, and the same targets in the other format."""
+    replaced = {entry["file"] for entry in old.values()} | {f"{target}.{f}" for target in new for f in audio.FORMATS}
+    for name in replaced - {entry["file"] for entry in new.values()}:
+        (folder / name).unlink(missing_ok=True)
+
+
+def _write_targets(job: _Job, targets: list[str], rate: int, folder: Path) -> dict[str, Any]:
+    """Write targets into a folder; return the record's entries."""
+    settings = job.settings
+    writers: dict[str, audio.SumWriter] = {}
+    with ExitStack() as stack:
+        for target in targets:
+            path = folder / f"{target}.{settings.format}"
+            writers[target] = stack.enter_context(
+                audio.SumWriter(path, settings.sample_rate or rate, musdb18.NB_CHANNELS, settings.subtype)
+            )
+        for block in _as_written(job, targets, rate):
+            for target, writer in writers.items():
+                writer.write([block[stem] for stem in TARGETS[target]])
+    return {
+        target: {
+            "file": writer.path.name,
+            "subtype": writer.subtype,
+            "nb_samples": writer.nb_samples,
+            "nb_bytes": writer.path.stat().st_size,
+        }
+        for target, writer in writers.items()
+    }
+
+
+def _as_written(job: _Job, targets: Iterable[str], rate: int) -> Iterator[dict[str, audio.Samples]]:
+    """Yield blocks of the streams that the targets need, as they are written."""
+    needed = [stem for stem in musdb18.STREAMS if any(stem in TARGETS[target] for target in targets)]
+    blocks: Iterable[list[NDArray[np.float32]]] = audio.decode_stems(job.track.path)
+    if job.settings.sample_rate not in (None, rate):
+        blocks = _resample(blocks, rate, job.settings.sample_rate)
+    for block in blocks:
+        streams = dict(zip(musdb18.STREAMS, block, strict=True))
+        yield {stem: audio.quantise(streams[stem], job.settings.subtype) for stem in needed}
+
+
+def _resample(
+    blocks: Iterable[list[NDArray[np.float32]]], rate: int, new_rate: int
+) -> Iterator[list[NDArray[np.float32]]]:
+    """Yield blocks at another sample rate, by soxr at its best quality (28 bit)."""
+    import soxr
+
+    streams = [soxr.ResampleStream(rate, new_rate, musdb18.NB_CHANNELS, "float32", "VHQ") for _ in musdb18.STREAMS]
+    for block in blocks:
+        yield [stream.resample_chunk(samples) for stream, samples in zip(streams, block, strict=True)]
+    rest = np.empty((0, musdb18.NB_CHANNELS), np.float32)
+    yield [stream.resample_chunk(rest, last=True) for stream in streams]
+
+
+def _verify(job: _Job, rate: int) -> dict[str, str]:
+    """Decode a track again and compare with its files; return the PCM hash of each target."""
+    record = _read_record(job.folder)
+    assert record is not None
+    entries = {target: entry for target, entry in record["files"].items() if target in job.settings.targets}
+    hashes = {target: audio.PcmHash() for target in entries}
+    for block in _as_written(job, entries, rate):
+        for target, entry in entries.items():
+            total = audio.sum_samples([block[stem] for stem in TARGETS[target]])
+            if entry["subtype"] != job.settings.subtype:
+                total = audio.to_float(total, job.settings.subtype)
+            hashes[target].update(total, entry["subtype"])
+    expected = {target: pcm_hash.hexdigest() for target, pcm_hash in hashes.items()}
+    wrong = [
+        entry["file"]
+        for target, entry in entries.items()
+        if audio.hash_pcm(job.folder / entry["file"]) != expected[target]
+    ]
+    if wrong:
+        raise AudioError(
+            f"{job.folder}: {', '.join(wrong)}: not what {job.track.path.name} decodes to: "
+            "--force writes the track anew"
+        )
+    return expected
+
+
+def _estimate(job: _Job, missing: list[str], stream: audio.StreamInfo) -> Converted:
+    """Return what would be written."""
+    seconds = stream.nb_samples / stream.sample_rate
+    nb_samples = round(seconds * (job.settings.sample_rate or stream.sample_rate))
+    share = _HEADER_BYTES + nb_samples * musdb18.NB_CHANNELS * _SAMPLE_BYTES[job.settings.subtype]
+    return Converted("to convert" if missing else "already there", job.folder, seconds, len(missing) * share)
+
+
+def _report(job: _Job, record: dict[str, Any], written: dict[str, Any], hashes: dict[str, str]) -> Converted:
+    """Return what was done, from the record and its entries of what was written now."""
+    entries = {target: record["files"][target] for target in TARGETS if target in record["files"]}
+    some = next(iter(entries.values()))
+    return Converted(
+        status="converted" if written else "already there",
+        folder=job.folder,
+        seconds=some["nb_samples"] / (job.settings.sample_rate or musdb18.SAMPLE_RATE),
+        nb_bytes=sum(entry["nb_bytes"] for entry in written.values()),
+        files={target: entry["file"] for target, entry in written.items()},
+        overflowed=tuple(target for target, entry in entries.items() if entry["subtype"] != job.settings.subtype),
+        pcm_hashes=hashes,
+    )
+
+
+def _read_record(folder: Path) -> dict[str, Any] | None:
+    """Return the record in a track's folder, None where there is none that this version reads."""
+    try:
+        record: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        names = [(target, Path(entry["file"]).stem) for target, entry in record["files"].items()]
+        known = record.keys() >= {"unfinished", "settings", "source"} and all(a == b for a, b in names)
+        return record if known and record["version"] == _RECORD_VERSION else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _write_record(folder: Path, record: dict[str, Any]) -> None:
+    """Write a track's record, whole or not at all."""
+    temporary = folder / (RECORD + _PARTIAL_SUFFIX)
+    temporary.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    temporary.replace(folder / RECORD)
+
+
+@contextmanager
+def _partial_folder(folder: Path) -> Iterator[Path]:
+    """Create a hidden folder beside a track's, locked while this process lives; it is removed in the end."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}{_PARTIAL_SUFFIX}"
+    partial.mkdir()
+    lock = os.open(partial, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some network file systems lock no folders
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield partial
+    finally:
+        os.close(lock)
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def remove_partials(folders: Iterable[Path]) -> None:
+    """Remove the hidden folders that killed runs left in subsets' folders; those of living processes stay."""
+    for partial in (path for folder in folders if folder.is_dir() for path in folder.glob(f".*{_PARTIAL_SUFFIX}")):
+        with suppress(OSError):  # locked, or gone by now
+            lock = os.open(partial, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(partial)
+            finally:
+                os.close(lock)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What came of a whole run.
+
+    Attributes
+    ----------
+    nb_tracks : tracks by status.
+    seconds : length of all tracks that did not fail.
+    nb_bytes : bytes written; in a dry run, to be written.
+    free_bytes : what is free where they go.
+    overflowed : tracks by target, where a sum was written as FLOAT because it overflows.
+    """
+
+    nb_tracks: dict[str, int]
+    seconds: float
+    nb_bytes: int
+    free_bytes: int
+    overflowed: dict[str, list[str]]
+
+
+def summarise(outcome: Outcome[Converted], out: Path) -> Summary:
+    """Return the totals of a run."""
+    done = outcome.done.values()
+    existing = next(folder for folder in (out.resolve(), *out.resolve().parents) if folder.is_dir())
+    return Summary(
+        nb_tracks=dict(Counter(track.status for track in done)),
+        seconds=sum(track.seconds for track in done),
+        nb_bytes=sum(track.nb_bytes for track in done),
+        free_bytes=shutil.disk_usage(existing).free,
+        overflowed={
+            target: keys
+            for target in TARGETS
+            if (keys := [key for key, track in outcome.done.items() if target in track.overflowed])
+        },
+    )
