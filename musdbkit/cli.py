@@ -105,7 +105,41 @@ def synth(
     if as_json:
         _print_json(result)
     else:
-        print(result)
+        for track in result.made:
+            typer.echo(printable(track.path) + (f"  (fault: {track.fault})" if track.fault else ""))
+        verb = "would be made" if dry_run else "made"
+        typer.echo(f"tracks: {len(result.made)} {verb}, {len(result.kept)} already there")
+        typer.echo(f"bytes: {_size(result.nb_bytes)}; {result.audio_seconds / 60:.1f} min of music")
+    _exit_failed(result.failed, f"{len(result.made)} made")
+
+
+@app.command()
+def check(
+    root: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[ROOT]", help="Dataset; MUSDB_PATH by default, without it only the machine is checked."
+        ),
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Let warnings, too, make the exit status 1.")] = False,
+    jobs: Jobs = None,
+    backend: Backend = "loky",
+    scheduler: Scheduler = None,
+    as_json: Json = False,
+) -> None:
+    """Look for faults in a dataset, and at the machine."""
+    from musdbkit import check as module
+
+    chosen = root or (Path(os.environ["MUSDB_PATH"]) if os.environ.get("MUSDB_PATH") else None)
+    result = module.check(chosen, strict=strict, parallel=_parallel(jobs, backend, scheduler))
+    if as_json:
+        _print_json(result)
+    else:
+        from rich.console import Console
+
+        module.print_result(result, Console())
+    if not result.ok:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -159,7 +193,108 @@ def convert(
         typer.echo(f"bytes: {_size(summary.nb_bytes)}; {_size(summary.free_bytes)} free")
         for target, keys in summary.overflowed.items():
             typer.echo(f"{target}: the sum overflows {subtype}, so FLOAT wav: {printable(', '.join(keys))}")
-    _exit_failed(outcome.failed, len(outcome.done))
+    _exit_failed(outcome.failed, f"{len(outcome.done)} done")
+
+
+@app.command()
+def make_csv(
+    root: WavRoot = None,
+    stems: Annotated[
+        Literal["2", "4"], typer.Option(help="Vocals and accompaniment, or vocals, drums, bass and other.")
+    ] = "4",
+    out: Annotated[Path, typer.Option(help="Folder of the CSVs and the configuration.")] = Path("."),
+    validation: Annotated[
+        str,
+        typer.Option(
+            metavar="official|NAMES|N", help="The 14 official tracks, names separated by commas, or how many to pick."
+        ),
+    ] = "official",
+    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="At most so many tracks in each CSV.")] = None,
+    exclude_errata: Annotated[
+        bool, typer.Option("--exclude-errata", help="Leave out the tracks with published faults.")
+    ] = False,
+    make_accompaniment: Annotated[
+        bool, typer.Option("--make-accompaniment", help="Write drums + bass + other where it is missing.")
+    ] = False,
+    check_file: Annotated[
+        Path | None, typer.Option("--check", metavar="FILE", help="Only look for faults in this CSV, whoever wrote it.")
+    ] = None,
+    jobs: Jobs = None,
+    backend: Backend = "loky",
+    scheduler: Scheduler = None,
+    force: Force = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Write the CSVs and the configuration that Spleeter trains from."""
+    from musdbkit import spleeter_files
+    from musdbkit.tracks import default_root
+
+    if check_file is not None:
+        _check_csv(check_file, root, as_json)
+        return
+    chosen = default_root(root, wav=True)
+    _say_paths(root=chosen, out=out)
+    result = spleeter_files.make_csv(
+        chosen,
+        stems=int(stems),
+        out=out,
+        validation=validation,
+        limit=limit,
+        exclude_errata=exclude_errata,
+        make_accompaniment=make_accompaniment,
+        force=force,
+        dry_run=dry_run,
+        parallel=_parallel(jobs, backend, scheduler),
+    )
+    if as_json:
+        _print_json(result)
+    else:
+        for path in result.written:
+            typer.echo(printable(path) + ("  (would be written)" if dry_run else ""))
+        for path in result.kept:
+            typer.echo(f"{printable(path)}  (already there)")
+        for split, number in result.rows.items():
+            typer.echo(f"{split}: {number} tracks")
+        if result.validation:
+            typer.echo(f"held out: {printable('; '.join(result.validation))}")
+        for key, reason in result.left_out.items():
+            typer.echo(f"left out: {printable(key)}: {reason}")
+        for note in result.notes:
+            typer.echo(f"note: {printable(note)}")
+    _exit_failed(result.failed, "no CSV was written")
+
+
+def _check_csv(path: Path, root: Path | None, as_json: bool) -> None:
+    """Print what is wrong with a CSV; exit with status 1 if anything is."""
+    from musdbkit import spleeter_files
+
+    result = spleeter_files.check_csv(path, root)
+    if as_json:
+        _print_json(result)
+    else:
+        typer.echo(f"root: {printable(result.root)}", err=True)
+        for finding in result.findings:
+            where = f"line {finding.line}" + (f", {finding.column}" if finding.column else "")
+            typer.echo(f"{where}: {printable(finding.problem)}: {printable(finding.advice)}")
+        typer.echo(f"{printable(path)}: {result.nb_rows} tracks, {len(result.findings)} faults")
+    if result.findings:
+        raise typer.Exit(1)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Argument(help="Folder to write to.")] = Path("musdbkit-demo"),
+    jobs: Jobs = None,
+    backend: Backend = "loky",
+    scheduler: Scheduler = None,
+) -> None:
+    """Run the whole walk on a real excerpt and a few synthetic tracks."""
+    from rich.console import Console
+
+    from musdbkit import demo as module
+
+    module.demo(out, Console(), parallel=_parallel(jobs, backend, scheduler))
 
 
 def _split(names: str) -> tuple[str, ...]:
@@ -198,12 +333,13 @@ def _print_json(document: Any) -> None:
     typer.echo(json.dumps(document, default=plain, indent=2, allow_nan=False))
 
 
-def _exit_failed(failed: dict[str, str], nb_done: int) -> None:
+def _exit_failed(failed: dict[str, str], closing: str) -> None:
     """Name the tracks that failed and exit with status 1, if there are any."""
     for key, message in failed.items():
-        typer.echo(f"error: {printable(key)}: {printable(message)}", err=True)
+        named = key.rpartition("/")[2] in message
+        typer.echo(f"error: {printable(message if named else f'{key}: {message}')}", err=True)
     if failed:
-        typer.echo(f"{len(failed)} of {len(failed) + nb_done} tracks failed", err=True)
+        typer.echo(f"{len(failed)} {'track' if len(failed) == 1 else 'tracks'} failed; {closing}", err=True)
         raise typer.Exit(1)
 
 

@@ -9,10 +9,28 @@ import pytest
 
 REPOSITORY = Path(__file__).parent.parent
 PACKAGE = REPOSITORY / "musdbkit"
-LAYERS = (
-    "errors, musdb18, templates, audio, tracks, synth, convert, stft, oracle, spleeter_files, cache, metrics, bsseval, "
-    "scores, scoring, stats, report, check, demo, cli"
-).split(", ")
+LAYERS = [
+    "errors",
+    "musdb18",
+    "templates",
+    "audio",
+    "tracks",
+    "synth",
+    "convert",
+    "stft",
+    "oracle",
+    "spleeter_files",
+    "cache",
+    "metrics",
+    "bsseval",
+    "scores",
+    "scoring",
+    "stats",
+    "report",
+    "check",
+    "demo",
+    "cli",
+]
 HEAVY = {"numpy", "pandas", "scipy", "matplotlib", "torch", "av", "joblib", "soundfile", "musdb", "stempeg", "museval"}
 
 

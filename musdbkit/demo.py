@@ -1,0 +1,149 @@
+"""The walk on real input: check, convert and make-csv on one real excerpt and a few synthetic tracks.
+
+The excerpt is the stem file that the stempeg package ships, found by its file: importing stempeg would need an ffmpeg
+program. Writes a dataset, its wav files and Spleeter's files into one folder; a second run does only what is missing.
+"""
+
+import csv
+import importlib.util
+import shutil
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from musdbkit.audio import info
+from musdbkit.check import check, print_result
+from musdbkit.convert import convert
+from musdbkit.errors import MissingDependencyError, MusdbkitError, printable
+from musdbkit.spleeter_files import make_csv
+from musdbkit.synth import synth
+from musdbkit.tracks import Parallel
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+SECONDS = 20.0
+"""Length of a synthetic track: Spleeter's chunks are 20 s."""
+
+
+def find_excerpt() -> Path:
+    """Return the real stem file of the stempeg package.
+
+    Raises
+    ------
+    MissingDependencyError
+        The package or its file is not there.
+    """
+    spec = importlib.util.find_spec("stempeg")
+    folders = spec.submodule_search_locations if spec is not None else None
+    for path in sorted(Path(folders[0], "data").glob("*.stem.mp4")) if folders else []:
+        return path
+    raise MissingDependencyError("the stempeg package with its excerpt is not installed: pip install stempeg")
+
+
+def demo(out: Path, console: "Console", *, parallel: Parallel) -> None:
+    """Run the walk in a folder and print each step with what it made.
+
+    Parameters
+    ----------
+    out : folder to write to; what an earlier run made there is kept.
+    console : where to print.
+    parallel : jobs and backend.
+
+    Raises
+    ------
+    MusdbkitError
+        A step failed for some track.
+    """
+    start = time.perf_counter()
+    stems, wav, spleeter = out / "musdb18", out / "musdb18-wav", out / "spleeter"
+    excerpt = find_excerpt()
+
+    _head(console, f"musdbkit synth {stems}", "a real excerpt and a few synthetic tracks, as .stem.mp4")
+    made = synth(stems, train=3, valid=1, test=1, seconds=SECONDS, parallel=parallel)
+    _stop_at(made.failed)
+    _copy(excerpt, stems / "test" / excerpt.name)
+
+    _head(console, f"musdbkit check {stems}", "what is right and wrong with the data and the machine")
+    print_result(check(stems, parallel=parallel), console)
+
+    _head(console, f"musdbkit convert {stems} {wav}", "every target of a track from one pass through its file")
+    outcome = convert(stems, wav, parallel=parallel)
+    _stop_at(outcome.failed)
+    _print_converted(console, outcome.done.keys(), wav)
+
+    _head(console, f"musdbkit make-csv {wav} --stems 2 --out {spleeter}", "what Spleeter trains from")
+    result = make_csv(wav, stems=2, out=spleeter, parallel=parallel)
+    _stop_at(result.failed)
+    _print_csvs(console, (*result.written, *result.kept), result.left_out)
+
+    _head(console, "Next", f"all of this took {time.perf_counter() - start:.0f} s; with MUSDB18 on disk:")
+    for line in (
+        "export MUSDB_PATH=/path/to/musdb18",
+        "musdbkit check",
+        "musdbkit convert",
+        "musdbkit make-csv --stems 2",
+    ):
+        console.print(f"  {line}", markup=False, highlight=False)
+    console.print(f"Everything is in {printable(out)}; remove it when you have seen it.", markup=False, soft_wrap=True)
+
+
+def _head(console: "Console", title: str, text: str) -> None:
+    """Print the head of a step."""
+    from rich.rule import Rule
+    from rich.text import Text
+
+    console.print()
+    console.print(Rule(Text(printable(title), style="bold"), align="left"))
+    console.print(printable(text), style="italic", markup=False, highlight=False)
+
+
+def _stop_at(failed: dict[str, str]) -> None:
+    """Raise an error for the first track that failed."""
+    for key, message in failed.items():
+        raise MusdbkitError(f"{key}: {message}")
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file, whole or not at all."""
+    if target.exists():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.copyfile(source, partial)
+    partial.replace(target)
+
+
+def _print_converted(console: "Console", keys: Iterable[str], wav: Path) -> None:
+    """Print a table of the wav files, by track."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("track", "seconds", "files", "MB", "not PCM_16")
+    for key in keys:
+        infos = {path.stem: info(path) for path in sorted((wav / key).glob("*.wav"))}
+        nb_bytes = sum(path.stat().st_size for path in (wav / key).glob("*.wav"))
+        others = ", ".join(f"{target} ({each.subtype})" for target, each in infos.items() if each.subtype != "PCM_16")
+        table.add_row(
+            Text(printable(key)), f"{infos['mixture'].seconds:.2f}", str(len(infos)), f"{nb_bytes / 1e6:.1f}", others
+        )
+    console.print(table)
+
+
+def _print_csvs(console: "Console", paths: Iterable[Path], left_out: dict[str, str]) -> None:
+    """Print a table of the CSVs, and what is in none of them."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("file", "tracks", "first track", "duration")
+    for path in sorted(paths):
+        if path.suffix == ".csv":
+            with path.open(encoding="utf-8", newline="") as file:
+                rows = list(csv.DictReader(file))
+            table.add_row(path.name, str(len(rows)), Text(printable(rows[0]["mix_path"])), rows[0]["duration"])
+        else:
+            table.add_row(path.name, "", "Spleeter's configuration, with every key", "")
+    console.print(table)
+    for key, reason in left_out.items():
+        console.print(f"left out: {printable(key)}: {reason}", markup=False, highlight=False)

@@ -1,0 +1,25 @@
+"""The demo runs the whole walk on real input, without ffmpeg, and a second time does only what is missing."""
+
+import csv
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def test_demo_makes_what_it_says(run_cli: Run, tmp_path: Path) -> None:
+    result = run_cli("demo", "out", COLUMNS="120")
+    assert result.returncode == 0, result.stderr
+    out = tmp_path / "out"
+    assert (out / "musdb18" / "test" / "The Easton Ellises - Falcon 69.stem.mp4").stat().st_size == 950_721
+    assert len(list((out / "musdb18-wav").rglob("*.wav"))) == 6 * 6
+    with (out / "spleeter" / "musdb_2stems_train.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 3
+    assert all((out / "musdb18-wav" / row["accompaniment_path"]).is_file() for row in rows)
+    assert "left out: test/The Easton Ellises - Falcon 69: 6.084 s" in result.stdout
+    assert "export MUSDB_PATH" in result.stdout
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+    assert run_cli("demo", "out").returncode == 0
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()} == before

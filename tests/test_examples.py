@@ -1,0 +1,42 @@
+"""The examples run as they are."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from musdbkit.synth import synth
+
+REPOSITORY = Path(__file__).parent.parent
+EXAMPLES = sorted(path.name for path in (REPOSITORY / "examples").iterdir() if path.is_file())
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """An environment in which `musdbkit` is this checkout."""
+    program = tmp_path / "bin" / "musdbkit"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m musdbkit "$@"\n')
+    program.chmod(0o755)
+    return os.environ | {"PYTHONPATH": str(REPOSITORY), "PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}"}
+
+
+def test_each_example_has_a_test() -> None:
+    assert EXAMPLES == ["loudness_of_stems.py", "prepare_spleeter.sh"]
+
+
+def test_loudness_of_stems(excerpt: Path, environment: dict[str, str]) -> None:
+    command = [sys.executable, REPOSITORY / "examples" / "loudness_of_stems.py", excerpt]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert [words[0] for words in lines] == ["mixture", "drums", "bass", "other", "vocals"]
+    assert all(-40 < float(words[1]) < -5 for words in lines)
+
+
+def test_prepare_spleeter(tmp_path: Path, environment: dict[str, str]) -> None:
+    synth(tmp_path / "stems", train=1, valid=1, test=0, seconds=12.5)
+    command = ["bash", REPOSITORY / "examples" / "prepare_spleeter.sh", tmp_path / "stems", tmp_path / "out"]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert "musdb_2stems_train.csv: 1 tracks, 0 faults" in result.stdout

@@ -1,0 +1,66 @@
+"""The README's commands are commands that exist, with options that exist; its Python runs."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from musdbkit.cli import app
+from musdbkit.synth import synth
+
+REPOSITORY = Path(__file__).parent.parent
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+SHELL = [line for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
+COMMANDS = [
+    shlex.split(part, comments=True)
+    for line in SHELL
+    for part in line.split("&&")
+    if shlex.split(part, comments=True)[:1] == ["musdbkit"]
+]
+
+
+def test_the_two_setup_commands_are_there() -> None:
+    assert "pip install . && musdbkit demo" in SHELL
+    assert "pip install '.[dev]' && pytest" in SHELL
+    assert len(COMMANDS) > 10
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_commands_parse(words: list[str]) -> None:
+    group = get_command(app)
+    command = group.commands[words[1]]  # type: ignore[attr-defined]
+    command.make_context(words[1], words[2:], parent=group.make_context("musdbkit", ["demo"]))
+
+
+def test_the_parse_test_can_fail() -> None:
+    command = get_command(app).commands["convert"]  # type: ignore[attr-defined]
+    with pytest.raises(Exception, match="No such option"):
+        command.make_context("convert", ["--no-such-option"])
+
+
+def test_other_shell_lines_are_known() -> None:
+    known = ("musdbkit ", "pip install", "export MUSDB_PATH=")
+    assert [line for line in SHELL if line and not line.startswith(known)] == []
+
+
+def test_every_command_is_in_the_readme() -> None:
+    for name in get_command(app).commands:  # type: ignore[attr-defined]
+        assert f"musdbkit {name}" in README
+
+
+def test_python_example_runs(tmp_path: Path) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    synth(tmp_path / "musdb18", train=2, valid=1, test=0, seconds=12.5)
+    subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": str(REPOSITORY)}, check=True, capture_output=True
+    )
+    assert (tmp_path / "spleeter" / "musdb_2stems_train.csv").is_file()
+
+
+def test_links_lead_to_files() -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
+        assert (REPOSITORY / target).exists(), target
