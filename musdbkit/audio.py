@@ -68,7 +68,7 @@ class StreamInfo:
 
     Attributes
     ----------
-    name : the stem, by its place in the file, as `2 (bass)`.
+    stem : one of `musdb18.STREAMS`, by the stream's place in the file.
     sample_rate : Hz.
     nb_channels : number of channels.
     nb_samples : samples per channel, as the container declares them.
@@ -76,12 +76,15 @@ class StreamInfo:
     frame_size : samples per channel in a coded frame, 1024 for AAC.
     """
 
-    name: str
+    stem: str
     sample_rate: int
     nb_channels: int
     nb_samples: int
     nb_packets: int
     frame_size: int
+
+    def __str__(self) -> str:
+        return f"stream {STREAMS.index(self.stem)} ({self.stem})"
 
 
 def info(path: Path) -> AudioInfo:
@@ -448,8 +451,9 @@ def decode_stems(path: Path, block_size: int = BLOCK_SIZE) -> Iterator[list[NDAr
                     yield [_read_fifo(path, fifo, block_size) for fifo in fifos]
         except (av.FFmpegError, ValueError) as error:  # ValueError: a stream whose layout changes half-way
             raise AudioError(
-                f"{path}: stream {infos[i].name}: corrupt after {nb_samples[i]} of {infos[i].nb_samples} samples "
-                f"({_reason(error)}): fetch it again"
+                f"{path}: {infos[i]}: corrupt after {nb_samples[i]} of {infos[i].nb_samples} samples "
+                f"({_reason(error)}): fetch it again",
+                stem=infos[i].stem,
             ) from error
     for stream, packets, samples in zip(infos, nb_packets, nb_samples, strict=True):
         _check_decoded(path, stream, packets, samples)
@@ -464,7 +468,7 @@ def _open(path: Path) -> soundfile.SoundFile:
         return soundfile.SoundFile(path)
     except (soundfile.LibsndfileError, OSError) as error:
         if not path.is_file():
-            raise AudioError(f"{path}: no such file") from error
+            raise AudioError(f"{path}: no such file", "missing") from error
         size = path.stat().st_size
         raise AudioError(f"{path}: {size} bytes that are no readable wav or flac file: {_reason(error)}") from error
 
@@ -475,7 +479,7 @@ def _open_container(path: Path) -> "av.container.InputContainer":
         return av.open(str(path))
     except (av.FFmpegError, OSError, ValueError) as error:
         if not path.is_file():
-            raise AudioError(f"{path}: no such file") from error
+            raise AudioError(f"{path}: no such file", "missing") from error
         raise AudioError(
             f"{path}: {path.stat().st_size} bytes that are no readable mp4 file ({_reason(error)}): fetch it again"
         ) from error
@@ -485,30 +489,41 @@ def _check_streams(path: Path, container: "av.container.InputContainer") -> tupl
     """Return the streams' descriptions, all alike."""
     streams = container.streams.audio
     if len(streams) != len(STREAMS):
-        raise AudioError(f"{path}: {len(streams)} audio streams, expected {len(STREAMS)} ({', '.join(STREAMS)})")
+        raise AudioError(
+            f"{path}: {len(streams)} audio streams, expected {len(STREAMS)} ({', '.join(STREAMS)}): fetch it again",
+            "missing",
+        )
     infos = tuple(
         StreamInfo(
-            name=f"{i} ({name})",
+            stem=stem,
             sample_rate=stream.rate or 0,
             nb_channels=stream.channels,
             nb_samples=round((stream.duration or 0) * (stream.time_base or 0) * (stream.rate or 0)),
             nb_packets=stream.frames,
             frame_size=stream.codec_context.frame_size or 1024,
         )
-        for i, (name, stream) in enumerate(zip(STREAMS, streams, strict=True))
+        for stem, stream in zip(STREAMS, streams, strict=True)
     )
     for stream in infos:
         if stream.nb_channels != NB_CHANNELS:
-            raise AudioError(f"{path}: stream {stream.name}: {stream.nb_channels} channel(s), expected {NB_CHANNELS}")
+            raise AudioError(
+                f"{path}: {stream}: {stream.nb_channels} channel(s), expected {NB_CHANNELS}: fetch it again",
+                "channels",
+                stream.stem,
+            )
         if stream.sample_rate != infos[0].sample_rate:
             raise AudioError(
-                f"{path}: stream {stream.name}: {stream.sample_rate} Hz, "
-                f"but stream {infos[0].name} has {infos[0].sample_rate} Hz: all streams must have one rate"
+                f"{path}: {stream}: {stream.sample_rate} Hz, but {infos[0]} has {infos[0].sample_rate} Hz: "
+                "all streams must have one rate",
+                "rate",
+                stream.stem,
             )
         if abs(stream.nb_samples - infos[0].nb_samples) > stream.frame_size:
             raise AudioError(
-                f"{path}: stream {stream.name}: {stream.nb_samples} samples, "
-                f"but stream {infos[0].name} has {infos[0].nb_samples}: all streams must have one length"
+                f"{path}: {stream}: {stream.nb_samples} samples, but {infos[0]} has {infos[0].nb_samples}: "
+                "all streams must have one length",
+                "length",
+                stream.stem,
             )
     return infos
 
@@ -524,8 +539,10 @@ def _check_decoded(path: Path, stream: StreamInfo, nb_packets: int, nb_samples: 
 def _cut_off(path: Path, stream: StreamInfo, nb_samples: int) -> AudioError:
     """Return the error for a stream that is not as long as the container says."""
     return AudioError(
-        f"{path}: stream {stream.name}: decoded {nb_samples} samples, the container says {stream.nb_samples}: "
-        "the file is cut off or corrupt: fetch it again"
+        f"{path}: {stream}: decoded {nb_samples} samples, the container says {stream.nb_samples}: "
+        "the file is cut off or corrupt: fetch it again",
+        "length",
+        stream.stem,
     )
 
 
@@ -544,17 +561,17 @@ def _read_fifo(path: Path, fifo: "av.AudioFifo", nb_samples: int) -> NDArray[np.
 def _check_length(path: Path, found: int, expected: int) -> None:
     """Check that a wav or flac file held as many samples as expected."""
     if found != expected:
-        raise AudioError(f"{path}: {found} samples, expected {expected}: the file is cut off")
+        raise AudioError(f"{path}: {found} samples, expected {expected}: the file is cut off", "length")
 
 
 def _write_error(path: Path, error: Exception) -> AudioError:
     """Return the error for a file that could not be written, with the reason that the system has."""
     try:
         if shutil.disk_usage(path.parent).free < BLOCK_SIZE * NB_CHANNELS * 4:
-            return AudioError(f"{path}: the disk is full: free some space and run again")
+            return AudioError(f"{path}: the disk is full: free some space and run again", "unwritable")
     except OSError:
         pass
-    return AudioError(f"{path}: cannot be written: {_reason(error)}")
+    return AudioError(f"{path}: cannot be written: {_reason(error)}", "unwritable")
 
 
 def _reason(error: Exception) -> str:

@@ -18,7 +18,18 @@ class DatasetError(MusdbkitError):
 
 
 class AudioError(MusdbkitError):
-    """An audio file cannot be read or written, or its content is not what its container says."""
+    """An audio file cannot be read or written, or its content is not what its container says.
+
+    Attributes
+    ----------
+    code : what kind of fault it is: `missing`, `unreadable`, `channels`, `rate`, `length` or `unwritable`.
+    stem : the stem whose stream it is in, empty where it is the whole file.
+    """
+
+    def __init__(self, message: str, code: str = "unreadable", stem: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+        self.stem = stem
 
 
 class MissingDependencyError(MusdbkitError, ImportError):

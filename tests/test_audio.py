@@ -129,7 +129,8 @@ def test_cut_wav_is_refused(tmp_path: Path) -> None:
 
 def test_excerpt_has_five_equal_streams(excerpt: Path) -> None:
     infos = audio.probe_stems(excerpt)
-    assert [info.name for info in infos] == ["0 (mixture)", "1 (drums)", "2 (bass)", "3 (other)", "4 (vocals)"]
+    assert [info.stem for info in infos] == ["mixture", "drums", "bass", "other", "vocals"]
+    assert str(infos[2]) == "stream 2 (bass)"
     assert {(info.sample_rate, info.nb_channels, info.nb_samples) for info in infos} == {(44100, 2, EXCERPT_SAMPLES)}
 
 

@@ -87,4 +87,4 @@ def test_stempeg_decodes_the_same(excerpt: Path) -> None:
         expected, rate = stempeg.read_stems(str(excerpt))
     streams = np.stack([np.concatenate(blocks) for blocks in zip(*audio.decode_stems(excerpt), strict=True)])
     assert rate == 44100
-    assert np.abs(audio.to_float(audio.quantise(streams, "PCM_16"), "PCM_16") - expected).max() * 32768 <= 1.001
+    assert np.abs(streams - expected).max() < 1e-5  # both keep float, beyond full scale, too
