@@ -331,8 +331,9 @@ class SumWriter:
         narrow.close()
         kept = narrow.path.with_name(narrow.path.name + ".narrow")
         narrow.path.rename(kept)
-        self._writer = Writer(narrow.path.parent / (narrow.path.name.rpartition(".")[0] + ".wav"), *self._open, "FLOAT")
         try:
+            wide = narrow.path.parent / (narrow.path.name.rpartition(".")[0] + ".wav")
+            self._writer = Writer(wide, *self._open, "FLOAT")
             for block in read_blocks(kept) if narrow.nb_samples else ():  # an empty flac file cannot be read
                 self._writer.write(to_float(block, narrow.subtype))
         finally:

@@ -277,7 +277,7 @@ def check(
     root: Path | None,
     *,
     strict: bool = False,
-    parallel: Parallel = Parallel(),  # noqa: B008  frozen, so one for all calls is safe
+    parallel: Parallel = tracks.ALL_CORES,
 ) -> CheckResult:
     """Return what is on this machine and what is right and wrong with a dataset.
 

@@ -200,8 +200,8 @@ def convert(
 def make_csv(
     root: WavRoot = None,
     stems: Annotated[
-        Literal["2", "4"], typer.Option(help="Vocals and accompaniment, or vocals, drums, bass and other.")
-    ] = "4",
+        Literal["2", "4"] | None, typer.Option(help="Vocals and accompaniment, or vocals, drums, bass and other.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the CSVs and the configuration.")] = Path("."),
     validation: Annotated[
         str,
@@ -233,6 +233,8 @@ def make_csv(
     if check_file is not None:
         _check_csv(check_file, root, as_json)
         return
+    if stems is None:
+        raise typer.BadParameter("2 or 4, or --check FILE", param_hint="--stems")
     chosen = default_root(root, wav=True)
     _say_paths(root=chosen, out=out)
     result = spleeter_files.make_csv(

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from musdbkit import audio, musdb18
 from musdbkit.errors import AudioError, DatasetError, ParameterError
-from musdbkit.tracks import Outcome, Parallel, Track, find_tracks, for_each
+from musdbkit.tracks import ALL_CORES, Outcome, Parallel, Track, find_tracks, for_each
 
 TARGETS: Final[dict[str, tuple[str, ...]]] = {"mixture": ("mixture",), **musdb18.TARGETS}
 """What can be written, each as the streams it is the sum of."""
@@ -74,6 +74,9 @@ class Settings:
             raise ParameterError(f"sample rate {self.sample_rate} Hz: expected 1000 to 384000")
 
 
+DEFAULT_SETTINGS: Final = Settings()
+
+
 @dataclass(frozen=True)
 class Converted:
     """What was done for one track.
@@ -113,13 +116,13 @@ class _Job:
 def convert(
     stems: Path,
     out: Path,
-    settings: Settings | None = None,
+    settings: Settings = DEFAULT_SETTINGS,
     *,
     subsets: Sequence[str] = musdb18.SUBSETS,
     force: bool = False,
     verify: bool = False,
     dry_run: bool = False,
-    parallel: Parallel | None = None,
+    parallel: Parallel = ALL_CORES,
 ) -> Outcome[Converted]:
     """Write the targets of all stem files of a dataset; return what was done and what failed, by track.
 
@@ -151,16 +154,9 @@ def convert(
         raise DatasetError(f"{out}: holds the stem files, expected another folder to write to")
     if not dry_run:
         remove_partials(out / subset for subset in musdb18.SUBSETS)
-    settings = settings or Settings()
     jobs = [_Job(t, out / t.subset / t.name, settings, force, verify, dry_run) for t in found]
-    return for_each(
-        _convert_track, jobs, key=_key, label="dry run" if dry_run else "convert", parallel=parallel or Parallel()
-    )
-
-
-def _key(job: _Job) -> str:
-    """Return a job's name."""
-    return job.track.key
+    label = "dry run" if dry_run else "convert"
+    return for_each(_convert_track, jobs, key=lambda job: job.track.key, label=label, parallel=parallel)
 
 
 def _convert_track(job: _Job) -> Converted:

@@ -76,8 +76,6 @@ BIT_RATE: Final = 256_000
 CUTOFF: Final = 15_000
 """Where the AAC encoder's slope begins in Hz: nothing is left above 17 kHz (MUSDB18's own files end near 16 kHz)."""
 
-_ALL_CORES: Final = tracks.Parallel()
-
 
 @dataclass(frozen=True)
 class SynthTrack:
@@ -131,7 +129,7 @@ def synth(
     faults: Sequence[str] = (),
     force: bool = False,
     dry_run: bool = False,
-    parallel: tracks.Parallel = _ALL_CORES,
+    parallel: tracks.Parallel = tracks.ALL_CORES,
 ) -> SynthResult:
     """Write a small MUSDB and return what was made.
 

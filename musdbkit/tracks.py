@@ -11,6 +11,7 @@ Writes nothing but progress, on stderr.
 """
 
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -130,7 +131,8 @@ def default_root(root: Path | None, *, wav: bool = False) -> Path:
         converted = Path("musdb18-wav")
         if root is None and converted.is_dir():
             return converted
-        raise DatasetError(f"{chosen}: stem files, expected wav files: convert them first: musdbkit convert {chosen}")
+        command = f"musdbkit convert {shlex.quote(str(chosen))}"
+        raise DatasetError(f"{chosen}: stem files, expected wav files: convert them first: {command}")
     return chosen
 
 
@@ -219,6 +221,10 @@ class Parallel:
             raise ParameterError(f"jobs is {self.jobs}, expected 1 or more")
         if self.scheduler and self.backend != "dask":
             raise ParameterError(f"a scheduler was given for backend {self.backend}: use it with --backend dask")
+
+
+ALL_CORES: Final = Parallel()
+"""Processes on all cores of this machine."""
 
 
 @dataclass(frozen=True)

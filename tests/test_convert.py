@@ -17,7 +17,16 @@ import soundfile
 import soxr
 
 from musdbkit import audio, musdb18
-from musdbkit.convert import DEFAULT_TARGETS, RECORD, Converted, Settings, convert, remove_partials, summarise
+from musdbkit.convert import (
+    DEFAULT_SETTINGS,
+    DEFAULT_TARGETS,
+    RECORD,
+    Converted,
+    Settings,
+    convert,
+    remove_partials,
+    summarise,
+)
 from musdbkit.errors import DatasetError, ParameterError
 from musdbkit.tracks import Outcome, Parallel
 
@@ -26,7 +35,7 @@ ONE = Parallel(1)
 KEYS = ["train/M.E.R.C. & Co - It's 1, 2 (Live)", "test/Plain - Song"]
 
 
-def run(stems: Path, out: Path, settings: Settings | None = None, **options: bool) -> Outcome[Converted]:
+def run(stems: Path, out: Path, settings: Settings = DEFAULT_SETTINGS, **options: bool) -> Outcome[Converted]:
     return convert(stems, out, settings, parallel=ONE, **options)
 
 
