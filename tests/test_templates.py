@@ -1,10 +1,10 @@
 """Templates are found from a plain checkout, a wheel and an editable install."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import zipfile
 from pathlib import Path
 
@@ -20,13 +20,12 @@ NAMES = ["spleeter_2stems.json", "spleeter_4stems.json"]
 def read_in_child(folder: Path, site: Path) -> str:
     """Return where musdbkit was loaded from in a child process, after it has read the templates."""
     code = (
-        f"import site; site.addsitedir({str(site)!r})\n"
+        f"import site; [site.addsitedir(folder) for folder in ({str(site)!r}, {sysconfig.get_path('purelib')!r})]\n"
         "import json, baselines, musdbkit\nfrom musdbkit import templates\n"
         f"[json.loads(templates.read(name)) for name in {NAMES!r}]\nprint(musdbkit.__file__)"
     )
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    result = subprocess.run(
-        [sys.executable, "-I", "-c", code], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    result = subprocess.run(  # -S: an installed musdbkit must not come first
+        [sys.executable, "-I", "-S", "-c", code], cwd=folder, capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stderr
     return result.stdout.strip()
