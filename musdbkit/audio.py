@@ -432,35 +432,99 @@ def decode_stems(path: Path, block_size: int = BLOCK_SIZE) -> Iterator[list[NDAr
     """
     with _open_container(path) as container:
         infos = _check_streams(path, container)
-        fifos = [av.AudioFifo() for _ in infos]
-        converters = [av.AudioResampler("fltp") for _ in infos]  # AAC needs none, ALAC does
-        nb_packets = [0] * len(infos)
-        nb_samples = [0] * len(infos)
-        order = {stream.index: i for i, stream in enumerate(container.streams.audio)}
+        streams = container.streams.audio
+        decoders = {s.index: _StreamDecoder(path, i, s) for i, s in zip(infos, streams, strict=True)}
         try:
-            for packet in container.demux(container.streams.audio):
-                i = order[packet.stream_index]
-                if packet.is_corrupt:  # libavformat's mark for a packet that ends with the file
-                    raise _cut_off(path, infos[i], nb_samples[i])
-                nb_packets[i] += packet.size > 0
-                for frame in packet.decode():
-                    nb_samples[i] += frame.samples
-                    for part in (frame,) if frame.format.name == "fltp" else converters[i].resample(frame):
-                        part.pts = None  # blocks are joined by order; edit lists may leave gaps in the time stamps
-                        fifos[i].write(part)
-                while fifos[i].samples >= block_size and all(fifo.samples >= block_size for fifo in fifos):
-                    yield [_read_fifo(path, fifo, block_size) for fifo in fifos]
+            for packet in container.demux(streams):
+                decoder = decoders[packet.stream_index]
+                decoder.add(packet)
+                while decoder.nb_waiting >= block_size and all(d.nb_waiting >= block_size for d in decoders.values()):
+                    yield [d.read(block_size) for d in decoders.values()]
+        except av.FFmpegError as error:
+            raise AudioError(f"{path}: cannot be read: {_reason(error)}") from error
+    for decoder in decoders.values():
+        decoder.check_length()
+    rest = min(decoder.nb_waiting for decoder in decoders.values())  # equal, or up to one AAC frame apart
+    if rest:
+        yield [decoder.read(rest) for decoder in decoders.values()]
+
+
+class _StreamDecoder:
+    """Decodes one stream of a stem file, packet by packet, into a queue of samples.
+
+    An encoder's priming samples, which have negative time stamps, are dropped here and not by libavcodec: its versions
+    differ in what they also cut from the end.
+    """
+
+    def __init__(self, path: Path, info: StreamInfo, stream: av.AudioStream) -> None:
+        self._path = path
+        self._info = info
+        self._queue = av.AudioFifo()
+        self._converter = av.AudioResampler("fltp")  # AAC needs none, ALAC does
+        self._nb_packets = 0
+        self._nb_samples = 0
+        self._nb_priming = 0
+        stream.codec_context.flags2 |= av.codec.context.Flags2.skip_manual
+
+    @property
+    def nb_waiting(self) -> int:
+        """Samples that can be read."""
+        return 0 if self._nb_priming else self._queue.samples
+
+    def add(self, packet: "av.Packet[av.AudioStream]") -> None:
+        """Decode a packet."""
+        if packet.is_corrupt:  # libavformat's mark for a packet that ends with the file
+            raise self._cut_off()
+        self._nb_packets += packet.size > 0
+        try:
+            for frame in packet.decode():
+                if not self._nb_samples and frame.pts is not None and frame.time_base is not None:
+                    self._nb_priming = max(0, round(-frame.pts * frame.time_base * self._info.sample_rate))
+                    self._nb_samples = -self._nb_priming
+                self._nb_samples += frame.samples
+                for part in (frame,) if frame.format.name == "fltp" else self._converter.resample(frame):
+                    part.pts = None  # samples are joined by order; edit lists may leave gaps in the time stamps
+                    self._queue.write(part)
         except (av.FFmpegError, ValueError) as error:  # ValueError: a stream whose layout changes half-way
             raise AudioError(
-                f"{path}: {infos[i]}: corrupt after {nb_samples[i]} of {infos[i].nb_samples} samples "
+                f"{self._path}: {self._info}: corrupt after {self._nb_samples} of {self._info.nb_samples} samples "
                 f"({_reason(error)}): fetch it again",
-                stem=infos[i].stem,
+                stem=self._info.stem,
             ) from error
-    for stream, packets, samples in zip(infos, nb_packets, nb_samples, strict=True):
-        _check_decoded(path, stream, packets, samples)
-    rest = min(fifo.samples for fifo in fifos)  # equal, or up to one AAC frame apart
-    if rest:
-        yield [_read_fifo(path, fifo, rest) for fifo in fifos]
+        if 0 < self._nb_priming <= self._queue.samples:
+            self._queue.read(self._nb_priming)
+            self._nb_priming = 0
+
+    def read(self, nb_samples: int) -> NDArray[np.float32]:
+        """Return the next samples [shape=(nb_samples, 2), float32]."""
+        frame = self._queue.read(nb_samples)
+        assert frame is not None  # the callers ask for no more than there is
+        samples = np.empty((nb_samples, NB_CHANNELS), np.float32)
+        for channel, plane in enumerate(frame.planes):  # by column: several times faster than a transposed copy
+            samples[:, channel] = np.frombuffer(memoryview(plane), np.float32, nb_samples)
+        if not np.isfinite(samples.sum()):
+            raise AudioError(
+                f"{self._path}: {self._info}: decodes to values that are no numbers: fetch it again",
+                stem=self._info.stem,
+            )
+        return samples
+
+    def check_length(self) -> None:
+        """Check the decoded length against what the container says, in samples and in packets."""
+        info = self._info
+        most = max(info.nb_samples, info.nb_packets * info.frame_size) + info.frame_size
+        complete = self._nb_packets >= info.nb_packets
+        if not (complete and info.nb_samples - info.frame_size <= self._nb_samples <= most):
+            raise self._cut_off()
+
+    def _cut_off(self) -> AudioError:
+        """Return the error for a stream that is not as long as the container says."""
+        return AudioError(
+            f"{self._path}: {self._info}: decoded {self._nb_samples} samples, "
+            f"the container says {self._info.nb_samples}: the file is cut off or corrupt: fetch it again",
+            "length",
+            self._info.stem,
+        )
 
 
 def _open(path: Path) -> soundfile.SoundFile:
@@ -527,36 +591,6 @@ def _check_streams(path: Path, container: "av.container.InputContainer") -> tupl
                 stream.stem,
             )
     return infos
-
-
-def _check_decoded(path: Path, stream: StreamInfo, nb_packets: int, nb_samples: int) -> None:
-    """Check a stream's decoded length against what the container says."""
-    most = max(stream.nb_samples, stream.nb_packets * stream.frame_size) + stream.frame_size
-    complete = nb_packets >= stream.nb_packets
-    if not (complete and stream.nb_samples - stream.frame_size <= nb_samples <= most):
-        raise _cut_off(path, stream, nb_samples)
-
-
-def _cut_off(path: Path, stream: StreamInfo, nb_samples: int) -> AudioError:
-    """Return the error for a stream that is not as long as the container says."""
-    return AudioError(
-        f"{path}: {stream}: decoded {nb_samples} samples, the container says {stream.nb_samples}: "
-        "the file is cut off or corrupt: fetch it again",
-        "length",
-        stream.stem,
-    )
-
-
-def _read_fifo(path: Path, fifo: "av.AudioFifo", nb_samples: int) -> NDArray[np.float32]:
-    """Return the next samples of a stream [shape=(nb_samples, 2), float32]."""
-    frame = fifo.read(nb_samples)
-    assert frame is not None  # the callers ask for no more than there is
-    samples = np.empty((nb_samples, NB_CHANNELS), np.float32)
-    for channel, plane in enumerate(frame.planes):  # by column: several times faster than a transposed copy
-        samples[:, channel] = np.frombuffer(memoryview(plane), np.float32, nb_samples)
-    if not np.isfinite(samples.sum()):
-        raise AudioError(f"{path}: decodes to values that are no numbers: the file is corrupt: fetch it again")
-    return samples
 
 
 def _check_length(path: Path, found: int, expected: int) -> None:

@@ -51,10 +51,11 @@ SILENT_DB: Final = -80.0
 Of the peak, not the RMS level: one breath in a track of ten minutes has an RMS level below any such limit.
 """
 
-DUAL_MONO_DB: Final = -90.0
+DUAL_MONO_DB: Final = -60.0
 """Energy of left - right, relative to equal energy in sum and difference, below which a stem is mono on two channels.
 
-Rounding left and right apart, by one 16-bit step here and there, stays below it at ordinary levels.
+Rounding left and right apart to 16 bits leaves less than -70 dB at ordinary levels; AAC, of two equal channels, -83 to
+-100 dB, measured with the encoders of ffmpeg 8 and 9.
 """
 
 ANTI_PHASE_DB: Final = -20.0

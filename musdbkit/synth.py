@@ -451,9 +451,9 @@ def render_track(nb_samples: int, sample_rate: int, rng_seed: Sequence[int]) -> 
     accompaniment = stems["drums"] + stems["bass"] + stems["other"]
     peaks = [float(np.abs(samples).max()) for samples in (*stems.values(), accompaniment)]
     accompaniment += stems["vocals"]
-    peak = max(*peaks, float(np.abs(accompaniment).max()))
+    peak = max(*peaks, float(np.abs(accompaniment).max()), 0.89)  # about -1 dBFS
     for samples in stems.values():
-        samples *= np.float32(min(0.89 / peak, 1.0))  # about -1 dBFS
+        samples *= np.float32(0.89 / peak)
     return stems
 
 
