@@ -1,5 +1,6 @@
 """Decoding and converting against programs that no one here wrote: ffmpeg, musdb and stempeg."""
 
+import re
 import shutil
 import subprocess
 import warnings
@@ -28,6 +29,12 @@ def roots(excerpt: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     return root / "stems", root / "wav"
 
 
+def ffmpeg_version() -> int:
+    """Return the major version of the ffmpeg program."""
+    out = subprocess.run(["ffmpeg", "-version"], capture_output=True, text=True, check=True).stdout
+    return int(re.search(r"version \D*(\d+)", out)[1])  # type: ignore[index]
+
+
 def test_decoded_streams_are_ffmpegs(roots: tuple[Path, Path], tmp_path: Path) -> None:
     for path in roots[0].rglob("*.stem.mp4"):
         streams = [np.concatenate(blocks) for blocks in zip(*audio.decode_stems(path), strict=True)]
@@ -36,8 +43,11 @@ def test_decoded_streams_are_ffmpegs(roots: tuple[Path, Path], tmp_path: Path) -
             command = ["ffmpeg", "-v", "error", "-y", "-i", path, "-map", f"0:a:{i}", "-c:a", "pcm_s16le", out]
             subprocess.run(command, check=True)
             expected, rate = soundfile.read(out, dtype="int16")
-            assert (rate, expected.shape) == (44100, stream.shape)
-            difference = np.abs(audio.quantise(stream, "PCM_16").astype(int) - expected)
+            assert rate == 44100
+            if ffmpeg_version() < 9:  # from 9 on ffmpeg cuts the padding in the last AAC frame
+                assert expected.shape == stream.shape
+            assert 0 <= len(stream) - len(expected) < 1024
+            difference = np.abs(audio.quantise(stream, "PCM_16").astype(int)[: len(expected)] - expected)
             assert difference.max() <= 1
             assert np.mean(difference > 0) < 1e-3  # decoder versions differ in a few samples of ten thousand
 
