@@ -11,6 +11,7 @@ so that memory does not grow with the length of a track.
 import hashlib
 import shutil
 from collections.abc import Iterator
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -118,8 +119,8 @@ def read(path: Path, start: int = 0, nb_samples: int | None = None) -> NDArray[n
         try:
             file.seek(start)
             samples: NDArray[np.float32] = file.read(expected, dtype="float32", always_2d=True)
-        except (soundfile.LibsndfileError, RuntimeError) as error:
-            raise AudioError(f"{path}: cannot be read: {error}") from error
+        except (soundfile.LibsndfileError, RuntimeError, ValueError) as error:  # ValueError: an absurd length
+            raise AudioError(f"{path}: cannot be read: {_reason(error)}") from error
     _check_length(path, len(samples), expected)
     return samples
 
@@ -142,7 +143,7 @@ def read_blocks(path: Path, block_size: int = BLOCK_SIZE) -> Iterator[Samples]:
                 nb_read += len(block)
                 yield block >> 8 if file.subtype == "PCM_24" else block
         except (soundfile.LibsndfileError, RuntimeError) as error:
-            raise AudioError(f"{path}: cannot be read: {error}") from error
+            raise AudioError(f"{path}: cannot be read: {_reason(error)}") from error
         _check_length(path, nb_read, file.frames)
 
 
@@ -229,10 +230,12 @@ class Writer:
         self.nb_samples += len(samples)
 
     def close(self) -> None:
-        """Finish the file."""
+        """Finish the file and check that it holds what was written: libsndfile hides the last error of a flac file."""
         try:
             self._file.close()
-        except (soundfile.LibsndfileError, OSError) as error:
+            if self.nb_samples and info(self.path).nb_samples != self.nb_samples:
+                raise AudioError("it holds less than was written")
+        except (soundfile.LibsndfileError, OSError, AudioError) as error:
             raise _write_error(self.path, error) from error
 
     def __enter__(self) -> Self:
@@ -241,7 +244,13 @@ class Writer:
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.close()
+        _close(self, exc)
+
+
+def _close(writer: "Writer | SumWriter", error: BaseException | None) -> None:
+    """Close a file at the end of a with statement; an error that is on its way goes first."""
+    with suppress(AudioError) if error is not None else nullcontext():
+        writer.close()
 
 
 def write(path: Path, samples: Samples, sample_rate: int, subtype: str = "PCM_16") -> None:
@@ -254,8 +263,12 @@ def write(path: Path, samples: Samples, sample_rate: int, subtype: str = "PCM_16
     sample_rate : Hz.
     subtype : one of `SUBTYPES`.
     """
+    if np.issubdtype(samples.dtype, np.floating):
+        samples = quantise(samples, subtype)
+    elif subtype == "FLOAT" or not _fits(samples, subtype):
+        raise ParameterError(f"{path}: the integers given are no {subtype} samples")
     with Writer(path, sample_rate, samples.shape[1], subtype) as writer:
-        writer.write(quantise(samples, subtype) if np.issubdtype(samples.dtype, np.floating) else samples)
+        writer.write(samples)
 
 
 def write_sum(paths: list[Path], out: Path) -> str:
@@ -349,7 +362,7 @@ class SumWriter:
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.close()
+        _close(self, exc)
 
 
 def sum_samples(stems: list[Samples]) -> Samples:
@@ -436,7 +449,7 @@ def decode_stems(path: Path, block_size: int = BLOCK_SIZE) -> Iterator[list[NDAr
         decoders = {s.index: _StreamDecoder(path, i, s) for i, s in zip(infos, streams, strict=True)}
         try:
             for packet in container.demux(streams):
-                decoder = decoders[packet.stream_index]
+                decoder = decoders[packet.stream.index]  # packet.stream_index is 0 in the packets that flush
                 decoder.add(packet)
                 while decoder.nb_waiting >= block_size and all(d.nb_waiting >= block_size for d in decoders.values()):
                     yield [d.read(block_size) for d in decoders.values()]
@@ -532,10 +545,7 @@ def _open(path: Path) -> soundfile.SoundFile:
     try:
         return soundfile.SoundFile(path)
     except (soundfile.LibsndfileError, OSError) as error:
-        if not path.is_file():
-            raise AudioError(f"{path}: no such file", "missing") from error
-        size = path.stat().st_size
-        raise AudioError(f"{path}: {size} bytes that are no readable wav or flac file: {_reason(error)}") from error
+        raise _open_error(path, "wav or flac", error) from error
 
 
 def _open_container(path: Path) -> "av.container.InputContainer":
@@ -543,11 +553,19 @@ def _open_container(path: Path) -> "av.container.InputContainer":
     try:
         return av.open(str(path))
     except (av.FFmpegError, OSError, ValueError) as error:
-        if not path.is_file():
-            raise AudioError(f"{path}: no such file", "missing") from error
-        raise AudioError(
-            f"{path}: {path.stat().st_size} bytes that are no readable mp4 file ({_reason(error)}): fetch it again"
-        ) from error
+        raise _open_error(path, "mp4", error) from error
+
+
+def _open_error(path: Path, kind: str, error: Exception) -> AudioError:
+    """Return the error for a file that could not be opened."""
+    if not path.exists():
+        return AudioError(f"{path}: no such file", "missing")
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+    except OSError as denied:
+        return AudioError(f"{path}: cannot be opened: {denied.strerror}: change its permissions or remove it")
+    return AudioError(f"{path}: {size} bytes that are no readable {kind} file ({_reason(error)}): fetch it again")
 
 
 def _check_streams(path: Path, container: "av.container.InputContainer") -> tuple[StreamInfo, ...]:
@@ -558,6 +576,9 @@ def _check_streams(path: Path, container: "av.container.InputContainer") -> tupl
             f"{path}: {len(streams)} audio streams, expected {len(STREAMS)} ({', '.join(STREAMS)}): fetch it again",
             "missing",
         )
+    for stem, coded in zip(STREAMS, streams, strict=True):
+        if not isinstance(coded.codec_context, av.AudioCodecContext):
+            raise AudioError(f"{path}: stream {STREAMS.index(stem)} ({stem}): unknown codec: fetch it again", stem=stem)
     infos = tuple(
         StreamInfo(
             stem=stem,

@@ -7,6 +7,7 @@ Other packages add commands through the entry-point group `musdbkit.commands`: e
 """
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -18,6 +19,8 @@ from musdbkit.errors import MusdbkitError, ParameterError, printable
 
 if TYPE_CHECKING:
     from musdbkit.tracks import Parallel
+
+_INTERRUPTED = 130  # typer's exit status after Ctrl-C
 
 app = typer.Typer(
     name="musdbkit",
@@ -35,12 +38,12 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Write nothing; say what
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 StemsRoot = Annotated[
     Path | None,
-    typer.Argument(metavar="[STEMS]", help="Folder with train/ and test/ of stem files; MUSDB_PATH by default."),
+    typer.Argument(metavar="STEMS", help="Folder with train/ and test/ of stem files; MUSDB_PATH by default."),
 ]
 WavRoot = Annotated[
     Path | None,
     typer.Argument(
-        metavar="[ROOT]", help="Dataset as wav; by default MUSDB_PATH, or ./musdb18-wav where that holds stem files."
+        metavar="ROOT", help="Dataset as wav; by default MUSDB_PATH, or ./musdb18-wav where that holds stem files."
     ),
 ]
 
@@ -67,7 +70,7 @@ def _print_version(wanted: bool) -> None:
 
 @app.command()
 def synth(
-    out: Annotated[Path, typer.Argument(help="Folder to write the dataset to.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write the dataset to.")],
     train: Annotated[int, typer.Option(min=0, help="Tracks to train on.")] = 4,
     valid: Annotated[int, typer.Option(min=0, max=14, help="Tracks with official validation names, in train/.")] = 1,
     test: Annotated[int, typer.Option(min=0, help="Tracks in test/.")] = 2,
@@ -109,7 +112,8 @@ def synth(
             typer.echo(printable(track.path) + (f"  (fault: {track.fault})" if track.fault else ""))
         verb = "would be made" if dry_run else "made"
         typer.echo(f"tracks: {len(result.made)} {verb}, {len(result.kept)} already there")
-        typer.echo(f"bytes: {_size(result.nb_bytes)}; {result.audio_seconds / 60:.1f} min of music")
+        verb = "to write" if dry_run else "written"
+        typer.echo(f"{verb}: {_size(result.nb_bytes)}; {result.audio_seconds / 60:.1f} min of music")
     _exit_failed(result.failed, f"{len(result.made)} made")
 
 
@@ -117,9 +121,7 @@ def synth(
 def check(
     root: Annotated[
         Path | None,
-        typer.Argument(
-            metavar="[ROOT]", help="Dataset; MUSDB_PATH by default, without it only the machine is checked."
-        ),
+        typer.Argument(metavar="ROOT", help="Dataset; MUSDB_PATH by default, without it only the machine is checked."),
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Let warnings, too, make the exit status 1.")] = False,
     jobs: Jobs = None,
@@ -129,8 +131,9 @@ def check(
 ) -> None:
     """Look for faults in a dataset, and at the machine."""
     from musdbkit import check as module
+    from musdbkit.tracks import default_root
 
-    chosen = root or (Path(os.environ["MUSDB_PATH"]) if os.environ.get("MUSDB_PATH") else None)
+    chosen = default_root(root) if root or os.environ.get("MUSDB_PATH") else None
     result = module.check(chosen, strict=strict, parallel=_parallel(jobs, backend, scheduler))
     if as_json:
         _print_json(result)
@@ -145,7 +148,7 @@ def check(
 @app.command()
 def convert(
     stems: StemsRoot = None,
-    out: Annotated[Path, typer.Argument(help="Folder to write to.")] = Path("musdb18-wav"),
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write to.")] = Path("musdb18-wav"),
     targets: Annotated[
         str | None,
         typer.Option(
@@ -190,7 +193,8 @@ def convert(
                 typer.echo(f"{pcm_hash}  {printable(key)}/{target}")
         counts = ", ".join(f"{number} {status}" for status, number in summary.nb_tracks.items()) or "none done"
         typer.echo(f"tracks: {counts}; {summary.seconds / 60:.1f} min of music")
-        typer.echo(f"bytes: {_size(summary.nb_bytes)}; {_size(summary.free_bytes)} free")
+        verb = "to write" if dry_run else "written"
+        typer.echo(f"{verb}: {_size(summary.nb_bytes)}; {_size(summary.free_bytes)} free")
         for target, keys in summary.overflowed.items():
             typer.echo(f"{target}: the sum overflows {subtype}, so FLOAT wav: {printable(', '.join(keys))}")
     _exit_failed(outcome.failed, f"{len(outcome.done)} done")
@@ -286,7 +290,7 @@ def _check_csv(path: Path, root: Path | None, as_json: bool) -> None:
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Argument(help="Folder to write to.")] = Path("musdbkit-demo"),
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write to.")] = Path("musdbkit-demo"),
     jobs: Jobs = None,
     backend: Backend = "loky",
     scheduler: Scheduler = None,
@@ -338,8 +342,7 @@ def _print_json(document: Any) -> None:
 def _exit_failed(failed: dict[str, str], closing: str) -> None:
     """Name the tracks that failed and exit with status 1, if there are any."""
     for key, message in failed.items():
-        named = key.rpartition("/")[2] in message
-        typer.echo(f"error: {printable(message if named else f'{key}: {message}')}", err=True)
+        typer.echo(f"error: {printable(message if key in message else f'{key}: {message}')}", err=True)
     if failed:
         typer.echo(f"{len(failed)} {'track' if len(failed) == 1 else 'tracks'} failed; {closing}", err=True)
         raise typer.Exit(1)
@@ -362,6 +365,12 @@ def _add_plugins(arguments: list[str]) -> None:
 
 def main() -> None:
     """Run the command line."""
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:  # closed by the caller, as with >&-; worker processes need one, too
+            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+            os.set_inheritable(number, True)
+            setattr(sys, name, open(number, "w", closefd=False))  # noqa: SIM115  for as long as the process lives
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     _add_plugins(sys.argv[1:])
     try:
         app()
@@ -373,3 +382,12 @@ def main() -> None:
     except BrokenPipeError:  # the reader of stdout has had enough, as head has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        if os.environ.get("MUSDBKIT_DEBUG"):
+            raise
+        typer.echo(f"error: {printable(error.filename or 'output')}: {error.strerror}", err=True)
+        sys.exit(1)
+    except SystemExit as stop:
+        if stop.code == _INTERRUPTED:
+            typer.echo("interrupted: what is done is kept; run again to go on", err=True)
+        raise

@@ -3,30 +3,41 @@
 Reads `<stems>/<subset>/<track>.stem.mp4`. Writes `<out>/<subset>/<track>/<target>.wav` and beside them `.convert.json`,
 a record of the settings and of the source, by which a second run knows what is done.
 
-A track's folder appears whole or not at all: it is written under a hidden name and then renamed. A sum of stems
-(accompaniment, linear_mixture) is the exact sum of the stems as written; where it would overflow integers it is
+A track's folder is whole or not there: it is written, and later changed, under a hidden name and then renamed. A sum of
+stems (accompaniment, linear_mixture) is the exact sum of the stems as written; where it would overflow integers it is
 written as a FLOAT wav.
 """
 
 import fcntl
+import functools
 import hashlib
 import json
 import os
 import shutil
-import uuid
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from musdbkit import audio, musdb18
 from musdbkit.errors import AudioError, DatasetError, ParameterError
-from musdbkit.tracks import ALL_CORES, Outcome, Parallel, Track, find_tracks, for_each
+from musdbkit.tracks import (
+    ALL_CORES,
+    PARTIAL_PREFIX,
+    PARTIAL_SUFFIX,
+    Outcome,
+    Parallel,
+    Track,
+    find_audio,
+    find_partials,
+    find_tracks,
+    for_each,
+)
 
 TARGETS: Final[dict[str, tuple[str, ...]]] = {"mixture": ("mixture",), **musdb18.TARGETS}
 """What can be written, each as the streams it is the sum of."""
@@ -37,9 +48,36 @@ RECORD: Final = ".convert.json"
 """Name of the record in a track's folder."""
 
 _RECORD_VERSION: Final = 1
-_PARTIAL_SUFFIX: Final = ".partial"
+_NEW: Final = "new"
+_OLD: Final = "old"
 _SAMPLE_BYTES: Final = {"PCM_16": 2, "PCM_24": 3, "FLOAT": 4}
 _HEADER_BYTES: Final = 44
+
+
+class _Source(TypedDict):
+    """A stem file, as the record holds it."""
+
+    nb_bytes: int
+    sha256: str
+
+
+class _Entry(TypedDict):
+    """A file that was written, as the record holds it."""
+
+    file: str
+    subtype: str
+    nb_samples: int
+    nb_bytes: int
+
+
+class _Record(TypedDict):
+    """What `.convert.json` holds; `pending` are targets whose files are being replaced, and not to be trusted."""
+
+    version: int
+    settings: dict[str, Any]
+    source: _Source
+    files: dict[str, _Entry]
+    pending: list[str]
 
 
 @dataclass(frozen=True)
@@ -152,27 +190,32 @@ def convert(
         )
     if out.resolve() == stems.resolve():
         raise DatasetError(f"{out}: holds the stem files, expected another folder to write to")
-    if not dry_run:
-        remove_partials(out / subset for subset in musdb18.SUBSETS)
     jobs = [_Job(t, out / t.subset / t.name, settings, force, verify, dry_run) for t in found]
     label = "dry run" if dry_run else "convert"
-    return for_each(_convert_track, jobs, key=lambda job: job.track.key, label=label, parallel=parallel)
+    try:
+        return for_each(_convert_track, jobs, key=lambda job: job.track.key, label=label, parallel=parallel)
+    finally:
+        if not dry_run:
+            remove_partials(out / subset for subset in musdb18.SUBSETS)
 
 
 def _convert_track(job: _Job) -> Converted:
     """Bring one track's folder up to date."""
     try:
-        streams = audio.probe_stems(job.track.path)
-        _check_rate(job, streams[0].sample_rate)
-        missing = _missing_targets(job)
+        stream = audio.probe_stems(job.track.path)[0]
+        _check_rate(job, stream.sample_rate)
+        source = functools.cache(functools.partial(_source, job.track.path))
+        missing = _missing_targets(job, job.folder, source)
         if job.dry_run:
-            return _estimate(job, missing, streams[0])
-        converted = _write_track(job, missing, streams[0].sample_rate) if missing else None
+            return _estimate(job, missing, stream)
+        written = _write_track(job, stream.sample_rate, source) if missing else {}
         record = _read_record(job.folder)
-        assert record is not None
-        return _report(job, record, converted or {}, _verify(job, streams[0].sample_rate) if job.verify else {})
+        if record is None:
+            raise DatasetError(f"{job.folder}: was changed by someone else while it was written: run again")
+        hashes = _verify(job, record, stream.sample_rate) if job.verify else {}
+        return _report(job, record, written, hashes)
     except OSError as error:
-        raise AudioError(f"{error.filename or job.folder}: {error.strerror or error}") from error
+        raise AudioError(f"{error.filename or job.folder}: {error.strerror or error}", "unwritable") from error
 
 
 def _check_rate(job: _Job, rate: int) -> None:
@@ -180,103 +223,122 @@ def _check_rate(job: _Job, rate: int) -> None:
     if job.settings.sample_rate is None and rate != musdb18.SAMPLE_RATE:
         raise AudioError(
             f"{job.track.path}: {rate} Hz, expected {musdb18.SAMPLE_RATE}: "
-            f"choose with --sample-rate ({musdb18.SAMPLE_RATE} resamples, {rate} keeps it)"
+            f"choose with --sample-rate ({musdb18.SAMPLE_RATE} resamples, {rate} keeps it)",
+            "rate",
         )
 
 
-def _missing_targets(job: _Job) -> list[str]:
+def _missing_targets(job: _Job, folder: Path, source: Callable[[], _Source]) -> list[str]:
     """Return the targets to write, in the order of `TARGETS`; refuse to replace what is not ours or not the same."""
     wanted = [target for target in TARGETS if target in job.settings.targets]
-    if job.force or not job.folder.exists():
+    if not folder.exists():
         return wanted
-    record = _read_record(job.folder)
+    if not folder.is_dir():
+        raise DatasetError(f"{folder}: is a file, expected a folder: move it away")
+    for path in (folder / f"{target}.{suffix}" for target in wanted for suffix in audio.FORMATS):
+        if path.is_dir():
+            raise DatasetError(f"{path}: is a folder, expected a file: move it away")
+    if job.force:
+        return wanted
+    record = _read_record(folder)
     if record is None:
-        if not job.folder.is_dir() or any(job.folder.iterdir()):
+        if any(folder.iterdir()):
             raise DatasetError(
-                f"{job.folder}: is there, but not made by convert (no {RECORD}): "
-                "--force replaces it, or choose another OUT"
+                f"{folder}: is there, but not made by convert (no {RECORD} that this version reads): "
+                "--force replaces its files, or choose another OUT"
             )
-        return wanted
-    if record["unfinished"]:  # a run with --force was killed here
         return wanted
     changed = [
         f"{name} was {record['settings'][name]}, now {value}"
-        for name, value in _compared_settings(job).items()
+        for name, value in _fixed_settings(job).items()
         if record["settings"][name] != value
     ]
-    source = _source(job.track.path)
-    if record["source"] != source:
-        changed.append(f"the stem file has changed ({record['source']['nb_bytes']} bytes, now {source['nb_bytes']})")
+    if record["source"] != source():
+        changed.append(f"the stem file has changed ({record['source']['nb_bytes']} bytes, now {source()['nb_bytes']})")
     if changed:
         raise DatasetError(
-            f"{job.folder}: made otherwise: {'; '.join(changed)}: --force replaces it, or choose another OUT"
+            f"{folder}: made otherwise: {'; '.join(changed)}: --force replaces it, or choose another OUT"
         )
-    missing = []
     for target in wanted:
-        entry = record["files"].get(target)
-        if entry is None and (job.folder / f"{target}.{job.settings.format}").exists():
-            raise DatasetError(
-                f"{job.folder / target}.{job.settings.format}: is there, but not made by convert: --force replaces it"
-            )
-        if entry is None or not _is_whole(job.folder / entry["file"], entry["nb_bytes"]):
-            missing.append(target)
-    return missing
+        found = find_audio(folder, target)
+        if found is not None and target not in record["files"] and target not in record["pending"]:
+            raise DatasetError(f"{found}: is there, but not made by convert: --force replaces it, or move it away")
+    return [target for target in wanted if not _is_whole(folder, record["files"].get(target))]
 
 
-def _is_whole(path: Path, nb_bytes: int) -> bool:
-    """Return whether a file is there with its recorded size."""
-    return path.is_file() and path.stat().st_size == nb_bytes
+def _is_whole(folder: Path, entry: _Entry | None) -> bool:
+    """Return whether a recorded file is there with its size."""
+    if entry is None:
+        return False
+    path = folder / entry["file"]
+    return path.is_file() and path.stat().st_size == entry["nb_bytes"]
 
 
-def _compared_settings(job: _Job) -> dict[str, Any]:
+def _fixed_settings(job: _Job) -> dict[str, Any]:
     """Return the settings that must not change between runs; more targets may be asked for later."""
     return {
         "format": job.settings.format,
         "subtype": job.settings.subtype,
-        "sample_rate": job.settings.sample_rate,
+        "sample_rate": job.settings.sample_rate or musdb18.SAMPLE_RATE,
     }
 
 
-def _source(path: Path) -> dict[str, Any]:
+def _source(path: Path) -> _Source:
     """Return the size and SHA-256 of a stem file."""
     with path.open("rb") as file:
         return {"nb_bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
-def _write_track(job: _Job, missing: list[str], rate: int) -> dict[str, Any]:
+def _write_track(job: _Job, rate: int, source: Callable[[], _Source]) -> dict[str, _Entry]:
     """Write a track's missing targets and its record; return the record's entries of what was written."""
-    record = {
-        "version": _RECORD_VERSION,
-        "unfinished": False,
-        "settings": _compared_settings(job),
-        "source": _source(job.track.path),
-        "files": {},
-    }
     with _partial_folder(job.folder) as partial:
-        written = _write_targets(job, missing, rate, partial)
-        if not job.folder.exists() or not any(job.folder.iterdir()):
-            _write_record(partial, record | {"files": written})
-            partial.rename(job.folder)
-            return written
-        old = _read_record(job.folder)
-        ours = old["files"] if old is not None else {}
-        kept = {} if old is None or old["unfinished"] or job.force else ours
-        _write_record(job.folder, record | {"unfinished": True, "files": ours})
-        for entry in written.values():
-            (partial / entry["file"]).replace(job.folder / entry["file"])
-        _remove_replaced(job.folder, ours, kept | written)
-        _write_record(job.folder, record | {"files": kept | written})
+        current = partial / _OLD if (partial / _OLD).exists() else job.folder
+        missing = _missing_targets(job, current, source)  # again: another run may have been here before the lock
+        if not missing and current == job.folder:
+            return {}
+        written = _write_targets(job, missing, rate, partial / _NEW) if missing else {}
+        record: _Record = {
+            "version": _RECORD_VERSION,
+            "settings": _fixed_settings(job),
+            "source": source(),
+            "files": written,
+            "pending": [],
+        }
+        if not current.exists() or not any(current.iterdir()):
+            _write_record(partial / _NEW, record, partial / _NEW)
+            (partial / _NEW).rename(job.folder)
+        else:
+            _replace_files(job, current, partial, record)
     return written
 
 
-def _remove_replaced(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
-    """Remove what a track's new files stand in for: earlier files of ours, and the same targets in the other format."""
-    replaced = {entry["file"] for entry in old.values()} | {f"{target}.{f}" for target in new for f in audio.FORMATS}
-    for name in replaced - {entry["file"] for entry in new.values()}:
-        (folder / name).unlink(missing_ok=True)
+def _replace_files(job: _Job, current: Path, partial: Path, record: _Record) -> None:
+    """Put new files into a track's folder, which is hidden meanwhile, so that no one reads a mixture of old and new.
+
+    If this is killed, the hidden folder's record tells which files are sound and which targets are pending.
+    """
+    old = _read_record(current)
+    ours: set[str] = set()
+    kept: dict[str, _Entry] = {}
+    if old is not None:
+        ours = {*old["files"], *old["pending"]}
+        if (old["settings"], old["source"]) == (record["settings"], record["source"]):
+            kept = {t: e for t, e in old["files"].items() if t not in record["files"] and _is_whole(current, e)}
+    pending = sorted((ours | record["files"].keys()) - kept.keys())
+    hidden = partial / _OLD
+    if current != hidden:
+        current.rename(hidden)
+    _write_record(hidden, {**record, "files": kept, "pending": pending}, partial / _NEW)
+    for target in pending:
+        for suffix in audio.FORMATS:
+            (hidden / f"{target}.{suffix}").unlink(missing_ok=True)
+    for entry in record["files"].values():
+        (partial / _NEW / entry["file"]).rename(hidden / entry["file"])
+    _write_record(hidden, {**record, "files": kept | record["files"]}, partial / _NEW)
+    hidden.rename(job.folder)
 
 
-def _write_targets(job: _Job, targets: list[str], rate: int, folder: Path) -> dict[str, Any]:
+def _write_targets(job: _Job, targets: list[str], rate: int, folder: Path) -> dict[str, _Entry]:
     """Write targets into a folder; return the record's entries."""
     settings = job.settings
     writers: dict[str, audio.SumWriter] = {}
@@ -324,10 +386,8 @@ def _resample(
     yield [stream.resample_chunk(rest, last=True) for stream in streams]
 
 
-def _verify(job: _Job, rate: int) -> dict[str, str]:
+def _verify(job: _Job, record: _Record, rate: int) -> dict[str, str]:
     """Decode a track again and compare with its files; return the PCM hash of each target."""
-    record = _read_record(job.folder)
-    assert record is not None
     entries = {target: entry for target, entry in record["files"].items() if target in job.settings.targets}
     hashes = {target: audio.PcmHash() for target in entries}
     for block in _as_written(job, entries, rate):
@@ -358,14 +418,13 @@ def _estimate(job: _Job, missing: list[str], stream: audio.StreamInfo) -> Conver
     return Converted("to convert" if missing else "already there", job.folder, seconds, len(missing) * share)
 
 
-def _report(job: _Job, record: dict[str, Any], written: dict[str, Any], hashes: dict[str, str]) -> Converted:
+def _report(job: _Job, record: _Record, written: dict[str, _Entry], hashes: dict[str, str]) -> Converted:
     """Return what was done, from the record and its entries of what was written now."""
-    entries = {target: record["files"][target] for target in TARGETS if target in record["files"]}
-    some = next(iter(entries.values()))
+    entries = {target: record["files"][target] for target in TARGETS if target in job.settings.targets}
     return Converted(
         status="converted" if written else "already there",
         folder=job.folder,
-        seconds=some["nb_samples"] / (job.settings.sample_rate or musdb18.SAMPLE_RATE),
+        seconds=next(iter(entries.values()))["nb_samples"] / record["settings"]["sample_rate"],
         nb_bytes=sum(entry["nb_bytes"] for entry in written.values()),
         files={target: entry["file"] for target, entry in written.items()},
         overflowed=tuple(target for target, entry in entries.items() if entry["subtype"] != job.settings.subtype),
@@ -373,48 +432,88 @@ def _report(job: _Job, record: dict[str, Any], written: dict[str, Any], hashes: 
     )
 
 
-def _read_record(folder: Path) -> dict[str, Any] | None:
+def _read_record(folder: Path) -> _Record | None:
     """Return the record in a track's folder, None where there is none that this version reads."""
     try:
-        record: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        names = [(target, Path(entry["file"]).stem) for target, entry in record["files"].items()]
-        known = record.keys() >= {"unfinished", "settings", "source"} and all(a == b for a, b in names)
-        return record if known and record["version"] == _RECORD_VERSION else None
+        record: _Record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        sound = (
+            record["version"] == _RECORD_VERSION
+            and record["settings"].keys() == {"format", "subtype", "sample_rate"}
+            and record["source"].keys() == {"nb_bytes", "sha256"}
+            and set(record["pending"]) <= TARGETS.keys()
+            and all(
+                target in TARGETS
+                and entry["file"] in {f"{target}.{suffix}" for suffix in audio.FORMATS}
+                and entry.keys() == _Entry.__annotations__.keys()
+                for target, entry in record["files"].items()
+            )
+        )
+        return record if sound else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
-def _write_record(folder: Path, record: dict[str, Any]) -> None:
-    """Write a track's record, whole or not at all."""
-    temporary = folder / (RECORD + _PARTIAL_SUFFIX)
-    temporary.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    temporary.replace(folder / RECORD)
+def _write_record(folder: Path, record: _Record, scratch: Path) -> None:
+    """Write a track's record, whole or not at all, by way of a folder for unfinished files."""
+    (scratch / RECORD).write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    (scratch / RECORD).replace(folder / RECORD)
 
 
 @contextmanager
 def _partial_folder(folder: Path) -> Iterator[Path]:
-    """Create a hidden folder beside a track's, locked while this process lives; it is removed in the end."""
+    """Create a hidden folder beside a track's, with an empty folder `new`, locked against other runs on the same track.
+
+    It is removed in the end. While `_replace_files` is at work it holds the track's folder as `old`; so it does after a
+    kill, and the next run goes on from there.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}{_PARTIAL_SUFFIX}"
-    partial.mkdir()
-    lock = os.open(partial, os.O_RDONLY)
+    digest = hashlib.sha256(os.fsencode(folder.name)).hexdigest()[:16]  # names may be as long as the system allows
+    partial = folder.parent / f"{PARTIAL_PREFIX}{digest}{PARTIAL_SUFFIX}"
+    new, old = partial / _NEW, partial / _OLD
+    lock = _lock(partial)
     try:
-        with suppress(OSError):  # some network file systems lock no folders
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if old.exists() and folder.exists():
+            raise DatasetError(f"{folder}: is there, and so is what a killed run kept in {old}: move one of them away")
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir()
         yield partial
     finally:
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        shutil.rmtree(new, ignore_errors=True)
+        with suppress(OSError):
+            partial.rmdir()
         os.close(lock)
-        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _lock(folder: Path) -> int:
+    """Create a folder and lock it, waiting for who has locked it; return the lock's file descriptor."""
+    while True:
+        folder.mkdir(exist_ok=True)
+        try:
+            lock = os.open(folder, os.O_RDONLY)
+        except FileNotFoundError:  # its owner has just removed it
+            continue
+        with suppress(OSError):  # some network file systems lock no folders
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(lock), folder.stat()):
+                return lock
+        os.close(lock)
 
 
 def remove_partials(folders: Iterable[Path]) -> None:
-    """Remove the hidden folders that killed runs left in subsets' folders; those of living processes stay."""
-    for partial in (path for folder in folders if folder.is_dir() for path in folder.glob(f".*{_PARTIAL_SUFFIX}")):
+    """Remove the hidden folders that killed runs left in subsets' folders.
+
+    Those of living processes stay, and so do those that hold a track's folder.
+    """
+    for partial in (path for folder in folders for path in find_partials(folder)):
         with suppress(OSError):  # locked, or gone by now
-            lock = os.open(partial, os.O_RDONLY | os.O_DIRECTORY)
+            lock = os.open(partial, os.O_RDONLY)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(partial)
+                if not (partial / _OLD).exists():
+                    shutil.rmtree(partial)
             finally:
                 os.close(lock)
 

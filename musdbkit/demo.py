@@ -91,18 +91,17 @@ def demo(out: Path, console: "Console", *, parallel: Parallel) -> None:
 
 def _head(console: "Console", title: str, text: str) -> None:
     """Print the head of a step."""
-    from rich.rule import Rule
     from rich.text import Text
 
-    console.print()
-    console.print(Rule(Text(printable(title), style="bold"), align="left"))
+    console.rule()
+    console.print(Text(printable(title), style="bold"), soft_wrap=True)
     console.print(printable(text), style="italic", markup=False, highlight=False)
 
 
 def _stop_at(failed: dict[str, str]) -> None:
-    """Raise an error for the first track that failed."""
-    for key, message in failed.items():
-        raise MusdbkitError(f"{key}: {message}")
+    """Raise an error that names the tracks that failed, if any did."""
+    if failed:
+        raise MusdbkitError("; ".join(f"{key}: {message}" for key, message in failed.items()))
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -120,7 +119,7 @@ def _print_converted(console: "Console", keys: Iterable[str], wav: Path) -> None
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("track", "seconds", "files", "MB", "not PCM_16")
+    table = Table("track", "seconds", "files", "MB", "sum overflows 16 bit")
     for key in keys:
         infos = {path.stem: info(path) for path in sorted((wav / key).glob("*.wav"))}
         nb_bytes = sum(path.stat().st_size for path in (wav / key).glob("*.wav"))
@@ -133,10 +132,10 @@ def _print_converted(console: "Console", keys: Iterable[str], wav: Path) -> None
 
 def _print_csvs(console: "Console", paths: Iterable[Path], left_out: dict[str, str]) -> None:
     """Print a table of the CSVs, and what is in none of them."""
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
-    table = Table("file", "tracks", "first track", "duration")
+    table = Table(Column("file", no_wrap=True), "tracks", "first track", "duration")
     for path in sorted(paths):
         if path.suffix == ".csv":
             with path.open(encoding="utf-8", newline="") as file:

@@ -9,6 +9,7 @@ Rafii, Liutkus, Stöter, Mimilakis, Bittner: The MUSDB18 corpus for music separa
 """
 
 import importlib.util
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -113,8 +114,12 @@ pull request 8, sigsep/sigsep-mus-2018 pull request 19).
 
 
 def canonical_name(name: str) -> str:
-    """Return the dataset's own name of a track that may be known under another one."""
-    return ALIASES.get(name, name)
+    """Return the dataset's own name of a track that may be known under another one, in Unicode's composed form.
+
+    File systems hold names with accents in one of two forms that look alike.
+    """
+    composed = unicodedata.normalize("NFC", name)
+    return ALIASES.get(composed, composed)
 
 
 def split_of(name: str, subset: str) -> str:

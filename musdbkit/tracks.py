@@ -14,7 +14,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Generic, Self, TypeVar, cast
@@ -26,6 +26,10 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 STEM_SUFFIX: Final = ".stem.mp4"
+
+PARTIAL_PREFIX: Final = ".musdbkit-"
+PARTIAL_SUFFIX: Final = ".partial"
+"""How the names of hidden folders start and end in which tracks are written."""
 
 BACKENDS: Final = ("loky", "dask")
 """Ways to run over tracks: processes on this machine, or a Dask cluster."""
@@ -67,11 +71,21 @@ class Track:
 
 def find_audio(folder: Path, target: str) -> Path | None:
     """Return the wav or flac file of a target in a track's folder, or None."""
-    for suffix in _AUDIO_SUFFIXES:
-        path = folder / (target + suffix)
-        if path.is_file():
-            return path
+    try:
+        for suffix in _AUDIO_SUFFIXES:
+            path = folder / (target + suffix)
+            if path.is_file():
+                return path
+    except OSError as error:
+        raise DatasetError(f"{folder}: cannot be read: {error.strerror}") from error
     return None
+
+
+def find_partials(folder: Path) -> list[Path]:
+    """Return the hidden folders in which tracks of a subset are being written, or were when a run was killed."""
+    with suppress(OSError):
+        return [path for path in folder.glob(f"{PARTIAL_PREFIX}{'[0-9a-f]' * 16}{PARTIAL_SUFFIX}") if path.is_dir()]
+    return []
 
 
 def find_tracks(root: Path, subsets: Sequence[str] = musdb18.SUBSETS, *, complete: bool = True) -> list[Track]:
@@ -126,7 +140,7 @@ def default_root(root: Path | None, *, wav: bool = False) -> Path:
     if chosen is None:
         if not os.environ.get("MUSDB_PATH"):
             raise DatasetError("no dataset given: name its folder, or set MUSDB_PATH to it")
-        chosen = Path(os.environ["MUSDB_PATH"])
+        chosen = Path(os.environ["MUSDB_PATH"]).expanduser()
     if wav and any(next(_stem_files(chosen / subset), None) for subset in musdb18.SUBSETS):
         converted = Path("musdb18-wav")
         if root is None and converted.is_dir():
@@ -140,24 +154,39 @@ def _list(folder: Path) -> list[os.DirEntry[str]]:
     """Return a folder's visible entries sorted by name, none where it is no folder."""
     try:
         with os.scandir(folder) as entries:
-            return sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
+            return sorted((e for e in entries if not _is_hidden(e.name)), key=lambda e: e.name)
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
         raise DatasetError(f"{folder}: cannot be listed: {error.strerror}") from error
 
 
+def _is_hidden(name: str) -> bool:
+    """Return whether a name is not a user's: one dot at the start is, as in `.DS_Store`; "...And You - Song" is not."""
+    return name.startswith(".") and not name.startswith("..")
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry is a folder; a link that leads in a circle is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
 def _stem_files(folder: Path) -> Iterator[os.DirEntry[str]]:
     """Yield the stem files of a subset's folder."""
-    return (e for e in _list(folder) if e.name.endswith(STEM_SUFFIX) and not e.is_dir())
+    return (e for e in _list(folder) if e.name.endswith(STEM_SUFFIX) and (e.is_symlink() or e.is_file()))
 
 
 def _find_subset(root: Path, subset: str) -> list[Track]:
     """Return the tracks of one subset, none where its folder is absent."""
     folder = root / subset
+    if find_partials(folder):
+        raise DatasetError(f"{folder}: convert is at work here, or was killed: wait for it, or run it again")
     entries = _list(folder)
     tracks = [Track(e.name[: -len(STEM_SUFFIX)], subset, "stems", folder / e.name) for e in _stem_files(folder)]
-    folders = [folder / e.name for e in entries if e.is_dir()]
+    folders = [folder / e.name for e in entries if _is_folder(e)]
     with_audio = [path for path in folders if any(find_audio(path, stem) for stem in musdb18.STREAMS)]
     for path in with_audio if tracks or not with_audio else folders:  # beside tracks, an empty folder is half a track
         layout = "wav" if find_audio(path, "accompaniment") else "hq"
@@ -179,7 +208,7 @@ def _no_tracks(root: Path) -> DatasetError:
     if root.name in musdb18.SUBSETS:
         hint = f"did you mean its parent, {root.parent}?"
     for entry in _list(root):
-        if entry.is_dir() and any((root / entry.name / subset).is_dir() for subset in musdb18.SUBSETS):
+        if _is_folder(entry) and any((root / entry.name / subset).is_dir() for subset in musdb18.SUBSETS):
             hint = f"did you mean {root / entry.name}?"
     return DatasetError(f"{root}: no tracks ({looked}): {hint}")
 
@@ -261,11 +290,6 @@ def for_each(
     key : returns an item's distinct name for results and progress.
     label : what is being done, for progress lines, as `convert`.
     parallel : jobs and backend.
-
-    Raises
-    ------
-    MusdbkitError
-        A worker process died, so that some items have neither result nor failure.
     """
     import joblib
 
@@ -275,8 +299,11 @@ def for_each(
     jobs = min(parallel.jobs or joblib.cpu_count(), max(len(items), 1))
     with _backend(parallel, jobs), _Progress(label, len(items)) as progress:
         streams = joblib.parallel.get_active_backend()[0].supports_return_generator
-        runner = joblib.Parallel(return_as="generator_unordered" if streams else "list", batch_size=1)
-        calls = (joblib.delayed(_guarded)(function, i, item) for i, item in enumerate(items))
+        runner = joblib.Parallel(
+            return_as="generator_unordered" if streams else "list", batch_size=1, pre_dispatch="n_jobs"
+        )
+        folder = os.getcwd() if parallel.backend == "dask" else None
+        calls = (joblib.delayed(_guarded)(function, i, item, folder) for i, item in enumerate(items))
         try:
             for i, result, failure in runner(calls):
                 if failure is None:
@@ -284,26 +311,26 @@ def for_each(
                 else:
                     failures[i] = failure
                 progress.advance(names[i], failure)
-        except MusdbkitError:
-            raise
         except Exception as error:
             if type(error).__name__ not in {"TerminatedWorkerError", "BrokenProcessPool", "KilledWorker"}:
                 raise
-            raise MusdbkitError(
-                f"{label}: a worker process died after {len(results)} of {len(items)} tracks (out of memory?): "
-                "what is done is kept; run again with fewer --jobs"
-            ) from error
+            died = "not done, a worker process died (out of memory?): run again with fewer --jobs"
+            failures |= {i: died for i in range(len(items)) if i not in results and i not in failures}
     return Outcome(
         {names[i]: results[i] for i in sorted(results)},
         {names[i]: failures[i] for i in sorted(failures)},
     )
 
 
-def _guarded(function: Callable[[Item], Result], i: int, item: Item) -> tuple[int, Result | None, str | None]:
+def _guarded(
+    function: Callable[[Item], Result], i: int, item: Item, folder: str | None
+) -> tuple[int, Result | None, str | None]:
     """Return an item's index with its result, or with what went wrong."""
     from threadpoolctl import threadpool_limits
 
     try:
+        if folder is not None:  # a Dask worker's own current folder is another, and paths may be relative
+            os.chdir(folder)
         with threadpool_limits(limits=1):
             return i, function(item), None
     except MusdbkitError as error:
@@ -328,7 +355,11 @@ def _backend(parallel: Parallel, jobs: int) -> Iterator[None]:
     except ImportError as error:
         raise MissingDependencyError("--backend dask needs distributed: pip install 'musdbkit[dask]'") from error
     options = {"address": parallel.scheduler} if parallel.scheduler else {"n_workers": jobs, "threads_per_worker": 1}
-    with Client(**options), joblib.parallel_config("dask"):
+    try:
+        client = Client(**options)
+    except (OSError, ValueError) as error:
+        raise MusdbkitError(f"no Dask scheduler answers at {parallel.scheduler}: {error}") from error
+    with client, joblib.parallel_config("dask"):
         yield
 
 
@@ -345,15 +376,16 @@ class _Progress:
         if sys.stderr.isatty() and self._total:
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+            from rich.table import Column
 
             columns = (
-                TextColumn(self._label),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[name]}", markup=False),
+                TextColumn(self._label, table_column=Column(no_wrap=True)),
+                BarColumn(bar_width=20),
+                MofNCompleteColumn(table_column=Column(no_wrap=True)),
+                TimeRemainingColumn(table_column=Column(no_wrap=True)),
+                TextColumn("{task.fields[name]}", markup=False, table_column=Column(ratio=1, no_wrap=True)),
             )
-            self._bar = Progress(*columns, console=Console(stderr=True))
+            self._bar = Progress(*columns, console=Console(stderr=True), expand=True)
             self._bar.add_task(self._label, total=self._total, name="")
             self._bar.start()
         return self

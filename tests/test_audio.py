@@ -4,6 +4,7 @@ import hashlib
 import shutil
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import soundfile
@@ -52,9 +53,9 @@ def test_float_files_do_not_hold_the_time(tmp_path: Path) -> None:
 
 def test_closing_does_not_wait_for_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced = []
-    monkeypatch.setattr(soundfile.SoundFile, "flush", lambda file: synced.append(file))
+    monkeypatch.setattr(soundfile.SoundFile, "flush", lambda file: synced.append(file.mode))
     audio.write(tmp_path / "a.wav", np.ones((10, 2), np.float32), 44100)
-    assert not synced
+    assert "w" not in synced
     assert audio.info(tmp_path / "a.wav").nb_samples == 10
 
 
@@ -107,6 +108,36 @@ def test_unwritable_formats_are_refused(tmp_path: Path) -> None:
         audio.write(tmp_path / "a.flac", np.zeros((1, 2), np.float32), 44100, "FLOAT")
     with pytest.raises(ParameterError, match=r"cannot be written as \.mp3"):
         audio.write(tmp_path / "a.mp3", np.zeros((1, 2), np.float32), 44100)
+
+
+def test_integers_out_of_range_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match=r"a\.wav: the integers given are no PCM_16 samples"):
+        audio.write(tmp_path / "a.wav", np.full((10, 2), 40_000, np.int32), 44100)
+    assert not (tmp_path / "a.wav").exists()
+
+
+def test_a_full_disk_is_noticed_to_the_last_byte(small_disk: Path) -> None:
+    """Libsndfile does not report it when the end of a flac file finds no room."""
+    samples = np.random.default_rng(0).integers(-3000, 3000, (20_000, 2)).astype(np.int16)
+    for suffix in audio.FORMATS:
+        audio.write(small_disk / f"whole.{suffix}", samples, 44100)
+        size = (small_disk / f"whole.{suffix}").stat().st_size
+        (small_disk / f"whole.{suffix}").unlink()
+        filler = small_disk / "filler"
+        failures = 0
+        for room in range(0, size + 8192, 4096):
+            filler.write_bytes(bytes(shutil.disk_usage(small_disk).free - room))
+            try:
+                audio.write(small_disk / f"a.{suffix}", samples, 44100)
+            except AudioError as error:
+                failures += str(error).endswith("the disk is full: free some space and run again")
+            else:
+                np.testing.assert_array_equal(
+                    np.concatenate(list(audio.read_blocks(small_disk / f"a.{suffix}"))), samples
+                )
+            (small_disk / f"a.{suffix}").unlink(missing_ok=True)
+            filler.unlink()
+        assert failures == -(-size // 4096)
 
 
 def test_unreadable_files_are_named(tmp_path: Path) -> None:
@@ -165,8 +196,6 @@ def test_cut_stem_file_is_refused_with_both_lengths(excerpt: Path, tmp_path: Pat
 
 
 def test_stem_file_without_its_last_frame_is_refused(excerpt: Path, tmp_path: Path) -> None:
-    import av
-
     path = tmp_path / "short.stem.mp4"
     with (
         av.open(str(excerpt)) as source,
@@ -197,6 +226,23 @@ def test_what_is_no_stem_file_is_refused(tmp_path: Path, content: bytes) -> None
     (tmp_path / "x.stem.mp4").write_bytes(content)
     with pytest.raises(AudioError, match=rf"x\.stem\.mp4: {len(content)} bytes that are no readable mp4"):
         audio.probe_stems(tmp_path / "x.stem.mp4")
+
+
+def test_a_video_before_the_audio_is_passed_over(excerpt: Path, tmp_path: Path) -> None:
+    path = tmp_path / "video.stem.mp4"
+    with av.open(str(excerpt)) as source, av.open(str(path), "w", format="mp4") as sink:
+        video = sink.add_stream("mpeg4", rate=25)
+        video.width = video.height = 64
+        video.pix_fmt = "yuv420p"
+        streams = {s.index: sink.add_stream_from_template(s) for s in source.streams.audio}
+        for packet in (*video.encode(av.VideoFrame(64, 64, "yuv420p")), *video.encode(None)):
+            sink.mux(packet)
+        for packet in source.demux(source.streams.audio):
+            if packet.dts is not None:
+                packet.stream = streams[packet.stream_index]
+                sink.mux(packet)
+    for ours, theirs in zip(decode(path), decode(excerpt), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_other_audio_under_the_name_is_refused(tmp_path: Path) -> None:

@@ -4,8 +4,11 @@ import json
 import os
 import pty
 import re
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,7 +37,7 @@ def test_all_commands_have_help(run_cli: Run) -> None:
 
 
 def test_completion_can_be_installed(run_cli: Run) -> None:
-    result = run_cli("--show-completion", "bash")
+    result = run_cli("--show-completion", "bash", _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1")
     assert result.returncode == 0
     assert "_MUSDBKIT_COMPLETE" in result.stdout or "_completion" in result.stdout
 
@@ -70,6 +73,38 @@ def test_a_missing_dataset_is_one_line(run_cli: Run, command: list[str]) -> None
     assert result.returncode == 1
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("error")]
     assert "/nothing/here: no such folder (looked for /nothing/here/train and /nothing/here/test)" in line
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_says_so_and_the_next_goes_on(
+    stems_root: Path, tmp_path: Path, stop: signal.Signals
+) -> None:
+    for i in range(30):
+        shutil.copy(stems_root / "test" / "Plain - Song.stem.mp4", stems_root / "test" / f"Extra - {i}.stem.mp4")
+    command = [sys.executable, "-m", "musdbkit", "convert", str(stems_root), str(tmp_path / "out"), "--jobs", "2"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    while not list((tmp_path / "out").glob("t*/*")):
+        time.sleep(0.02)
+    process.send_signal(stop)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert err.splitlines()[-1] == "interrupted: what is done is kept; run again to go on"
+    assert "Traceback" not in err
+    subprocess.run(command, env=environment, capture_output=True, check=True)
+    assert len(list((tmp_path / "out").glob("t*/*"))) == 32
+
+
+@pytest.mark.parametrize("redirection", [">&-", "2>&-", ">/dev/full"])
+def test_odd_outputs_do_no_harm(stems_root: Path, tmp_path: Path, redirection: str) -> None:
+    command = f'"{sys.executable}" -m musdbkit convert "{stems_root}" out --targets bass {redirection}'
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    result = subprocess.run(
+        command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == (redirection == ">/dev/full")
+    assert "Traceback" not in result.stderr
+    assert len(list((tmp_path / "out").glob("*/*/bass.wav"))) == 2
 
 
 def test_debug_shows_the_traceback(run_cli: Run) -> None:

@@ -1,14 +1,14 @@
 """Converting the real excerpt: exact sums, resuming, refusing, verifying."""
 
 import fcntl
-import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +28,7 @@ from musdbkit.convert import (
     summarise,
 )
 from musdbkit.errors import DatasetError, ParameterError
-from musdbkit.tracks import Outcome, Parallel
+from musdbkit.tracks import Outcome, Parallel, find_tracks
 
 REPOSITORY = Path(__file__).parent.parent
 ONE = Parallel(1)
@@ -181,15 +181,115 @@ def test_flac_holds_the_same_samples(stems_root: Path, tmp_path: Path, wavs: Pat
     assert audio.hash_pcm(tmp_path / "out" / KEYS[1] / "vocals.flac") == audio.hash_pcm(wavs / "vocals.wav")
 
 
-def test_a_replacement_that_was_killed_is_finished_without_force(stems_root: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", ["wav", "flac"])
+def test_the_users_files_in_the_other_format_stay(stems_root: Path, tmp_path: Path, suffix: str) -> None:
+    run(stems_root, tmp_path / "out", Settings(("drums",), format="flac"))
+    mine = tmp_path / "out" / KEYS[0] / f"accompaniment.{suffix}"
+    mine.write_text("mine")
+    outcome = run(stems_root, tmp_path / "out", Settings(format="flac"))
+    assert f"{mine}: is there, but not made by convert" in outcome.failed[KEYS[0]]
+    assert mine.read_text() == "mine"
+
+
+def test_force_keeps_sound_targets_that_are_not_asked_for(stems_root: Path, tmp_path: Path) -> None:
     run(stems_root, tmp_path / "out")
     before = tree(tmp_path / "out")
-    folder = tmp_path / "out" / KEYS[0]
-    record = json.loads((folder / RECORD).read_text()) | {"unfinished": True}
-    (folder / RECORD).write_text(json.dumps(record))
-    (folder / "bass.wav").write_bytes(b"half")
-    assert statuses(run(stems_root, tmp_path / "out")) == ["converted", "already there"]
+    outcome = run(stems_root, tmp_path / "out", Settings(("vocals",)), force=True)
+    assert outcome.done[KEYS[0]].files == {"vocals": "vocals.wav"}
     assert tree(tmp_path / "out") == before
+
+
+def test_a_folder_in_the_way_is_named_and_nothing_is_lost(stems_root: Path, tmp_path: Path) -> None:
+    run(stems_root, tmp_path / "out", Settings(("drums",)))
+    (tmp_path / "out" / KEYS[0] / "bass.wav").mkdir()
+    before = tree(tmp_path / "out" / KEYS[0])
+    outcome = run(stems_root, tmp_path / "out", force=True)
+    assert "bass.wav: is a folder, expected a file: move it away" in outcome.failed[KEYS[0]]
+    assert tree(tmp_path / "out" / KEYS[0]) == before
+
+
+KILLER = """
+import os, pathlib, sys
+from musdbkit.convert import Settings, convert
+from musdbkit.tracks import Parallel
+
+left = int(sys.argv[1])
+
+def counted(function):
+    def call(path, *arguments, **options):
+        global left
+        left -= 1
+        if left < 0:
+            os._exit(9)
+        return function(path, *arguments, **options)
+    return call
+
+for name in ("mkdir", "rename", "replace", "unlink", "write_text", "rmdir"):
+    setattr(pathlib.Path, name, counted(getattr(pathlib.Path, name)))
+stems, out, targets, subtype, force = sys.argv[2:]
+settings = Settings(tuple(targets.split(",")), subtype=subtype)
+convert(pathlib.Path(stems), pathlib.Path(out), settings, force=bool(int(force)), parallel=Parallel(1))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("targets", "subtype", "force"),
+    [("linear_mixture", "PCM_16", False), ("mixture,vocals,accompaniment", "PCM_24", True)],
+    ids=["another target", "other settings by force"],
+)
+def test_killed_between_any_two_steps_of_a_change_and_run_again(
+    stems_root: Path, tmp_path: Path, targets: str, subtype: str, force: bool
+) -> None:
+    shutil.rmtree(stems_root / "test")
+    settings = Settings(tuple(targets.split(",")), subtype=subtype)
+    run(stems_root, tmp_path / "start", Settings(("drums", "vocals", "accompaniment")))
+    (tmp_path / "start" / KEYS[0] / "notes.txt").write_text("mine")
+    shutil.copytree(tmp_path / "start", tmp_path / "undisturbed")
+    run(stems_root, tmp_path / "undisturbed", settings, force=force)
+    out = tmp_path / "out"
+    nb_hidden = 0
+    for nb_steps in range(100):
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.copytree(tmp_path / "start", out)
+        command = [sys.executable, "-c", KILLER, nb_steps, stems_root, out, targets, subtype, int(force)]
+        environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+        result = subprocess.run([*map(str, command)], env=environment, capture_output=True, check=False)
+        if result.returncode == 9 and list((out / "train").glob(".musdbkit-*")):
+            nb_hidden += not (out / KEYS[0]).exists()
+            with pytest.raises(DatasetError, match="convert is at work here, or was killed"):
+                find_tracks(out)
+        else:
+            assert tree(out) in (tree(tmp_path / "start"), tree(tmp_path / "undisturbed"))
+        outcome = run(stems_root, out, settings)  # without force
+        if outcome.failed:  # only what was not begun may be refused
+            assert force
+            assert "made otherwise" in outcome.failed[KEYS[0]]
+            assert tree(out) == tree(tmp_path / "start")
+            run(stems_root, out, settings, force=True)
+        assert tree(out) == tree(tmp_path / "undisturbed")
+        if result.returncode == 0:
+            break
+    assert result.returncode == 0, result.stderr
+    assert nb_hidden >= 5
+
+
+def test_two_runs_at_once_wait_for_each_other(stems_root: Path, tmp_path: Path) -> None:
+    settings = [Settings(("vocals",)), Settings(("drums",)), Settings(("bass", "vocals"))]
+    with ThreadPoolExecutor() as pool:
+        outcomes = list(pool.map(partial(run, stems_root, tmp_path / "out"), settings))
+    assert [outcome.failed for outcome in outcomes] == [{}] * 3
+    run(stems_root, tmp_path / "alone", Settings(("vocals", "drums", "bass")))
+    assert tree(tmp_path / "out") == tree(tmp_path / "alone")
+
+
+def test_of_two_runs_with_other_settings_one_is_refused(stems_root: Path, tmp_path: Path) -> None:
+    settings = [Settings(("vocals",)), Settings(("drums",), subtype="PCM_24")]
+    with ThreadPoolExecutor() as pool:
+        outcomes = list(pool.map(partial(run, stems_root, tmp_path / "out"), settings))
+    for key in KEYS:
+        (failure,) = [outcome.failed[key] for outcome in outcomes if key in outcome.failed]
+        assert "made otherwise: subtype was PCM_" in failure
 
 
 @pytest.mark.parametrize(
@@ -281,29 +381,18 @@ def test_read_only_output_is_one_clear_error_per_track(stems_root: Path) -> None
     assert all(message.startswith("/proc/musdbkit") for message in outcome.failed.values())
 
 
-def test_folders_of_dead_runs_go_and_those_of_living_ones_stay(tmp_path: Path) -> None:
-    for name in (".a.1.partial", ".b.2.partial", "track"):
+def test_folders_of_dead_runs_go_and_all_others_stay(tmp_path: Path) -> None:
+    dead, living, holding = (f".musdbkit-{digit * 16}.partial" for digit in "123")
+    others = [".mine.partial", "track"]
+    for name in (dead, living, holding, *others):
         (tmp_path / name).mkdir()
-    (tmp_path / ".a.1.partial" / "drums.wav").write_text("half")
-    lock = os.open(tmp_path / ".b.2.partial", os.O_RDONLY)
+    (tmp_path / dead / "new").mkdir()
+    (tmp_path / holding / "old").mkdir()
+    lock = os.open(tmp_path / living, os.O_RDONLY)
     fcntl.flock(lock, fcntl.LOCK_EX)
     remove_partials([tmp_path, tmp_path / "absent"])
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".b.2.partial", "track"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([living, holding, *others])
     os.close(lock)
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 10 MB: room for one excerpt as wav (7.5 MB), not for two."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=10m", "tmpfs", folder], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip("needs the right to mount a small disk")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
 
 
 @pytest.mark.parametrize("settings", [Settings(), Settings(format="flac", subtype="PCM_24")], ids=["wav", "flac"])
@@ -324,18 +413,24 @@ def test_killed_ten_times_and_run_once_equals_an_undisturbed_run(
         shutil.copy(excerpt, stems_root / "train" / f"Extra - {i}.stem.mp4")
     command = [sys.executable, "-m", "musdbkit", "convert", str(stems_root), str(tmp_path / "killed"), "--jobs", "2"]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    nb_killed_at_work = 0
-    for _ in range(10):
+    out = tmp_path / "killed"
+    for i in range(10):
+        for folder in out.glob("*/[!.]*"):  # keep something to do
+            if rng.random() < 0.5:
+                shutil.rmtree(folder)
         process = subprocess.Popen(
             command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )
-        time.sleep(rng.uniform(0.4, 1.2))
-        os.killpg(process.pid, signal.SIGKILL)
-        nb_killed_at_work += process.wait() == -signal.SIGKILL
-        if (tmp_path / "killed" / "train").exists() and rng.random() < 0.5:  # keep something to do
-            shutil.rmtree(tmp_path / "killed" / "train" / "Extra - 0", ignore_errors=True)
-    assert nb_killed_at_work >= 3
+        before = set(out.rglob("*"))
+        while process.poll() is None and not set(out.rglob("*")) - before:
+            time.sleep(0.005)
+        time.sleep(rng.uniform(0, 0.2))
+        if i % 2:
+            os.killpg(process.pid, signal.SIGKILL)
+        else:  # the workers live on for a while
+            process.kill()
+        process.wait()
     subprocess.run(command, env=environment, capture_output=True, check=True)
     assert not run(stems_root, tmp_path / "undisturbed").failed
     assert tree(tmp_path / "killed") == tree(tmp_path / "undisturbed")
-    assert not list((tmp_path / "killed").rglob(".*.partial"))
+    assert not list((tmp_path / "killed").rglob("*.partial"))

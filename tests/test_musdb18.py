@@ -28,6 +28,7 @@ def test_errata_are_five_test_and_three_train_tracks() -> None:
 def test_aliases_lead_to_the_datasets_names() -> None:
     assert musdb18.canonical_name("Patrick Talbot - Set Free Me") == "Patrick Talbot - Set Me Free"
     assert musdb18.canonical_name("anything else") == "anything else"
+    assert musdb18.canonical_name("Cafe\N{COMBINING ACUTE ACCENT}") == "Caf\N{LATIN SMALL LETTER E WITH ACUTE}"
     assert not set(musdb18.ALIASES) & set(musdb18.ALIASES.values())
     assert [e.position for e in musdb18.errata_of("Al James - Schoolboy Fascination")] == [""]
     assert musdb18.errata_of("Plain - Song") == ()

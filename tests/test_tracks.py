@@ -33,7 +33,7 @@ def make_folder(root: Path, subset: str, name: str, *stems: str, suffix: str = "
 
 def test_stem_files_are_found_sorted_with_their_whole_names(tmp_path: Path) -> None:
     make_stems(tmp_path, "test", "Z - Last", "._hidden")
-    make_stems(tmp_path, "train", *AWKWARD, "ANiMAL - Rockshow")
+    make_stems(tmp_path, "train", *AWKWARD, "ANiMAL - Rockshow", ".synth")
     (tmp_path / "train" / "notes.txt").touch()
     tracks = find_tracks(tmp_path)
     assert [track.name for track in tracks] == [*sorted([*AWKWARD, "ANiMAL - Rockshow"]), "Z - Last"]
@@ -178,9 +178,26 @@ def die(folder: Path, number: int) -> int:
     return number
 
 
-def test_a_worker_that_dies_is_one_clear_error(tmp_path: Path) -> None:
-    with pytest.raises(MusdbkitError, match=r"a worker process died after \d of 2 tracks \(out of memory\?\)"):
-        for_each(partial(die, tmp_path), [1, 2], key=str, label="die", parallel=Parallel(2))
+def test_a_worker_that_dies_costs_its_tracks_a_clear_line(tmp_path: Path) -> None:
+    outcome = for_each(partial(die, tmp_path), [1, 2, 3], key=str, label="die", parallel=Parallel(2))
+    assert "1" in outcome.failed
+    assert outcome.done.keys() | outcome.failed.keys() == {"1", "2", "3"}
+    assert set(outcome.failed.values()) == {
+        "not done, a worker process died (out of memory?): run again with fewer --jobs"
+    }
+
+
+def test_what_convert_is_at_work_on_is_refused(tmp_path: Path) -> None:
+    make_folder(tmp_path, "train", "A", *musdb18.STREAMS)
+    (tmp_path / "train" / ".musdbkit-0123456789abcdef.partial").mkdir()
+    with pytest.raises(DatasetError, match="convert is at work here, or was killed: wait for it, or run it again"):
+        find_tracks(tmp_path)
+
+
+def test_links_in_a_circle_are_no_tracks_and_do_no_harm(tmp_path: Path) -> None:
+    make_folder(tmp_path, "train", "A", *musdb18.STREAMS)
+    (tmp_path / "train" / "loop").symlink_to("loop")
+    assert [track.name for track in find_tracks(tmp_path)] == ["A"]
 
 
 def test_unusable_settings_are_refused() -> None:
