@@ -633,4 +633,4 @@ def _write_error(path: Path, error: Exception) -> AudioError:
 def _reason(error: Exception) -> str:
     """Return what an error says, on one line and without the path it repeats."""
     text = getattr(error, "error_string", None) or getattr(error, "strerror", None) or str(error)
-    return " ".join(str(text).split())
+    return " ".join(str(text).split()).rstrip(".")

@@ -20,6 +20,7 @@ from musdbkit.errors import MusdbkitError, ParameterError, printable
 if TYPE_CHECKING:
     from musdbkit.tracks import Parallel
 
+_NB_FINDINGS = 50  # lines of text; a CSV may have as many faults as cells
 _INTERRUPTED = 130  # typer's exit status after Ctrl-C
 
 app = typer.Typer(
@@ -235,7 +236,9 @@ def make_csv(
     from musdbkit.tracks import default_root
 
     if check_file is not None:
-        _check_csv(check_file, root, as_json)
+        if limit is not None or force or dry_run or make_accompaniment or exclude_errata:
+            raise typer.BadParameter("looks only, and takes no option but --stems and --json", param_hint="--check")
+        _check_csv(check_file, root, stems, as_json)
         return
     if stems is None:
         raise typer.BadParameter("2 or 4, or --check FILE", param_hint="--stems")
@@ -260,10 +263,13 @@ def make_csv(
             typer.echo(printable(path) + ("  (would be written)" if dry_run else ""))
         for path in result.kept:
             typer.echo(f"{printable(path)}  (already there)")
-        for split, number in result.rows.items():
-            typer.echo(f"{split}: {number} tracks")
-        if result.validation:
+        for key in result.accompaniments:
+            typer.echo(f"{printable(chosen / key / 'accompaniment.wav')}" + ("  (would be written)" if dry_run else ""))
+        if result.rows:
+            typer.echo("tracks: " + ", ".join(f"{split} {number}" for split, number in result.rows.items()))
             typer.echo(f"held out: {printable('; '.join(result.validation))}")
+            verb = "to write" if dry_run else "written"
+            typer.echo(f"{verb}: {_size(result.nb_bytes)}; {_size(result.free_bytes)} free")
         for key, reason in result.left_out.items():
             typer.echo(f"left out: {printable(key)}: {reason}")
         for note in result.notes:
@@ -271,19 +277,21 @@ def make_csv(
     _exit_failed(result.failed, "no CSV was written")
 
 
-def _check_csv(path: Path, root: Path | None, as_json: bool) -> None:
+def _check_csv(path: Path, root: Path | None, stems: str | None, as_json: bool) -> None:
     """Print what is wrong with a CSV; exit with status 1 if anything is."""
     from musdbkit import spleeter_files
 
-    result = spleeter_files.check_csv(path, root)
+    result = spleeter_files.check_csv(path, root, int(stems) if stems else None)
     if as_json:
         _print_json(result)
     else:
         typer.echo(f"root: {printable(result.root)}", err=True)
-        for finding in result.findings:
+        for finding in result.findings[:_NB_FINDINGS]:
             where = f"line {finding.line}" + (f", {finding.column}" if finding.column else "")
             typer.echo(f"{where}: {printable(finding.problem)}: {printable(finding.advice)}")
-        typer.echo(f"{printable(path)}: {result.nb_rows} tracks, {len(result.findings)} faults")
+        if len(result.findings) > _NB_FINDINGS:
+            typer.echo(f"... and {len(result.findings) - _NB_FINDINGS} more (all with --json)")
+        typer.echo(f"{printable(path)}: tracks {result.nb_rows}, faults {len(result.findings)}")
     if result.findings:
         raise typer.Exit(1)
 

@@ -23,10 +23,11 @@ import os
 import posixpath
 import random
 import re
+import shutil
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import MISSING, dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
@@ -47,6 +48,35 @@ SEED: Final = 0
 _PATH_KEYS: Final = ("train_csv", "validation_csv", "model_dir", "training_cache", "validation_cache")
 _NUMBER: Final = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _TOLERANCE: Final = 0.001  # s; between a CSV's duration and its files'
+_SAMPLE_BYTES: Final = {"PCM_16": 2, "PCM_24": 3, "FLOAT": 4}
+_HEADER_BYTES: Final = 44
+_NAN: Final = frozenset(("", "#N/A", "#NA", "-NaN", "-nan", "<NA>", "N/A", "NA", "NULL", "NaN", "n/a", "nan", "null"))
+"""Cells that the pandas of Spleeter takes for no value."""
+
+
+_COUNT: Final = "a whole number above 0"
+_AMOUNT: Final = "a number above 0"
+
+_KINDS: Final[dict[str, Callable[[Any], bool]]] = {
+    "a path": lambda value: isinstance(value, str) and value != "",
+    "a path or null": lambda value: value is None or (isinstance(value, str) and value != ""),
+    "a name": lambda value: isinstance(value, str) and value != "",
+    "a list of names": lambda value: isinstance(value, list) and value != [] and all(isinstance(v, str) for v in value),
+    _COUNT: lambda value: type(value) is int and value > 0,
+    _AMOUNT: lambda value: type(value) in (int, float) and 0 < value < math.inf,
+    "a whole number": lambda value: type(value) is int,
+    "zeros or average": lambda value: value in ("zeros", "average"),
+    "true or false": lambda value: type(value) is bool,
+    "an object with type and params": lambda value: (
+        isinstance(value, dict) and isinstance(value.get("type"), str) and isinstance(value.get("params"), dict)
+    ),
+}
+"""What a value of the configuration may be."""
+
+
+def _key(key: str, kind: str) -> dict[str, str]:
+    """Return what a field of `SpleeterConfig` holds beside its value: Spleeter's key, and which of `_KINDS`."""
+    return {"key": key, "kind": kind}
 
 
 @dataclass(frozen=True)
@@ -79,33 +109,33 @@ class SpleeterConfig:
     other : keys that are none of these, which Spleeter ignores or which belong to another of its models.
     """
 
-    train_csv: Path
-    validation_csv: Path
-    model_dir: Path
-    mixture: str
-    targets: tuple[str, ...]
-    sample_rate: int
-    n_fft: int
-    hop_length: int
-    nb_frames: int
-    nb_bins: int
-    nb_channels: int
-    mask_exponent: float
-    mask_extension: str
-    max_steps: int
-    eval_seconds: float
-    seed: int
-    checkpoint_steps: int
-    summary_steps: int
-    model: str
+    train_csv: Path = field(metadata=_key("train_csv", "a path"))
+    validation_csv: Path = field(metadata=_key("validation_csv", "a path"))
+    model_dir: Path = field(metadata=_key("model_dir", "a path"))
+    mixture: str = field(metadata=_key("mix_name", "a name"))
+    targets: tuple[str, ...] = field(metadata=_key("instrument_list", "a list of names"))
+    sample_rate: int = field(metadata=_key("sample_rate", _COUNT))
+    n_fft: int = field(metadata=_key("frame_length", _COUNT))
+    hop_length: int = field(metadata=_key("frame_step", _COUNT))
+    nb_frames: int = field(metadata=_key("T", _COUNT))
+    nb_bins: int = field(metadata=_key("F", _COUNT))
+    nb_channels: int = field(metadata=_key("n_channels", _COUNT))
+    mask_exponent: float = field(metadata=_key("separation_exponent", _AMOUNT))
+    mask_extension: str = field(metadata=_key("mask_extension", "zeros or average"))
+    max_steps: int = field(metadata=_key("train_max_steps", _COUNT))
+    eval_seconds: float = field(metadata=_key("throttle_secs", _AMOUNT))
+    seed: int = field(metadata=_key("random_seed", "a whole number"))
+    checkpoint_steps: int = field(metadata=_key("save_checkpoints_steps", _COUNT))
+    summary_steps: int = field(metadata=_key("save_summary_steps", _COUNT))
+    model: str = field(metadata=_key("model", "an object with type and params"))
     model_params: dict[str, Any]
-    learning_rate: float
-    batch_size: int = 8
-    nb_chunks: int = 2
-    chunk_seconds: float = 20.0
-    wiener: bool = False
-    training_cache: Path | None = None
-    validation_cache: Path | None = None
+    learning_rate: float = field(metadata=_key("learning_rate", _AMOUNT))
+    batch_size: int = field(default=8, metadata=_key("batch_size", _COUNT))
+    nb_chunks: int = field(default=2, metadata=_key("n_chunks_per_song", _COUNT))
+    chunk_seconds: float = field(default=20.0, metadata=_key("chunk_duration", _AMOUNT))
+    wiener: bool = field(default=False, metadata=_key("MWF", "true or false"))
+    training_cache: Path | None = field(default=None, metadata=_key("training_cache", "a path or null"))
+    validation_cache: Path | None = field(default=None, metadata=_key("validation_cache", "a path or null"))
     other: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -117,59 +147,6 @@ class SpleeterConfig:
         starts at 0: in training the last, in validation the only one. So the track itself must hold `nb_frames` frames.
         """
         return self.n_fft + (self.nb_frames - 1) * self.hop_length
-
-
-_COUNT: Final = "a whole number above 0"
-_AMOUNT: Final = "a number above 0"
-
-_CONFIG_KEYS: Final = {
-    "train_csv": ("train_csv", "a path"),
-    "validation_csv": ("validation_csv", "a path"),
-    "model_dir": ("model_dir", "a path"),
-    "mix_name": ("mixture", "a name"),
-    "instrument_list": ("targets", "a list of names"),
-    "sample_rate": ("sample_rate", _COUNT),
-    "frame_length": ("n_fft", _COUNT),
-    "frame_step": ("hop_length", _COUNT),
-    "T": ("nb_frames", _COUNT),
-    "F": ("nb_bins", _COUNT),
-    "n_channels": ("nb_channels", _COUNT),
-    "n_chunks_per_song": ("nb_chunks", _COUNT),
-    "chunk_duration": ("chunk_seconds", _AMOUNT),
-    "separation_exponent": ("mask_exponent", _AMOUNT),
-    "mask_extension": ("mask_extension", "zeros or average"),
-    "MWF": ("wiener", "true or false"),
-    "learning_rate": ("learning_rate", _AMOUNT),
-    "batch_size": ("batch_size", _COUNT),
-    "training_cache": ("training_cache", "a path or null"),
-    "validation_cache": ("validation_cache", "a path or null"),
-    "train_max_steps": ("max_steps", _COUNT),
-    "throttle_secs": ("eval_seconds", _AMOUNT),
-    "random_seed": ("seed", "a whole number"),
-    "save_checkpoints_steps": ("checkpoint_steps", _COUNT),
-    "save_summary_steps": ("summary_steps", _COUNT),
-    "model": ("model", "an object with type and params"),
-}
-"""Spleeter's keys in the order they are written: our name of each, and what it must be."""
-
-_KINDS: Final[dict[str, Callable[[Any], bool]]] = {
-    "a path": lambda value: isinstance(value, str) and value != "",
-    "a path or null": lambda value: value is None or (isinstance(value, str) and value != ""),
-    "a name": lambda value: isinstance(value, str) and value != "",
-    "a list of names": lambda value: isinstance(value, list) and value != [] and all(isinstance(v, str) for v in value),
-    _COUNT: lambda value: type(value) is int and value > 0,
-    _AMOUNT: lambda value: type(value) in (int, float) and 0 < value < math.inf,
-    "a whole number": lambda value: type(value) is int,
-    "zeros or average": lambda value: value in ("zeros", "average"),
-    "true or false": lambda value: type(value) is bool,
-    "an object with type and params": lambda value: (
-        isinstance(value, dict) and isinstance(value.get("type"), str) and isinstance(value.get("params"), dict)
-    ),
-}
-
-_OPTIONAL_KEYS: Final = {
-    key for key, (name, _) in _CONFIG_KEYS.items() if SpleeterConfig.__dataclass_fields__[name].default is not MISSING
-}
 
 
 @dataclass(frozen=True)
@@ -197,10 +174,11 @@ class CsvResult:
     written : files that were written (with `dry_run`, that would be).
     kept : files that were there already, with the same content.
     rows : number of tracks in each CSV, by `SPLITS`; 0 where there is no such file.
-    validation : names of the tracks held out for validation, before `limit`.
+    validation : names of the tracks in the validation CSV.
     left_out : tracks that are in no CSV, by key, each with the reason.
     accompaniments : keys of the tracks whose accompaniment was written (with `dry_run`, that would be).
-    nb_bytes : size of all files written; with `dry_run`, an estimate.
+    nb_bytes : size of all files written; with `dry_run`, of those that would be (a sum that overflows takes more).
+    free_bytes : what is free where most of them go: beside the tracks with `accompaniments`, else in `out`.
     notes : what else the user should know, a line each.
     failed : what is wrong with broken tracks, by key; nothing is in `written` if there are any.
     """
@@ -212,6 +190,7 @@ class CsvResult:
     left_out: dict[str, str] = field(default_factory=dict)
     accompaniments: tuple[str, ...] = ()
     nb_bytes: int = 0
+    free_bytes: int = 0
     notes: tuple[str, ...] = ()
     failed: dict[str, str] = field(default_factory=dict)
 
@@ -289,60 +268,81 @@ def make_csv(
     ParameterError
         `stems`, `limit` or `validation` has a value that cannot be used.
     DatasetError
-        The root holds no wav tracks, has a name twice, lacks accompaniments, or leaves a CSV empty; a validation track
-        is not there; a file is there with another content, or cannot be written.
+        The root holds no wav tracks or none to train on, has a name twice, lacks accompaniments, or leaves a CSV empty;
+        a validation track is not there; a file is there with another content, or cannot be written.
     """
-    if stems not in STEMS:
-        raise ParameterError(f"stems is {stems}, expected 2 or 4")
+    template, config = _read_template(stems)
     if limit is not None and limit < 1:
         raise ParameterError(f"limit is {limit}, expected 1 or more")
-    template, config = _read_template(stems)
     found = _find_wav_tracks(root)
-    left_out = {t.key: _errata_reason(t) for t in found if exclude_errata and musdb18.errata_of(t.name)}
-    lengths, failed = _measure([track for track in found if track.key not in left_out], config)
+    errata = {track.key: musdb18.errata_of(track.name) for track in found if exclude_errata}
+    left_out = {key: "; ".join(f"erratum: {e.defect}" for e in known) for key, known in errata.items() if known}
+    mixtures: dict[str, AudioInfo] = {}
+    failed: dict[str, str] = {}
+    for track in found:
+        if track.key not in left_out:
+            infos, problems = _read_infos(track, config)
+            if problems:
+                failed[track.key] = "; ".join(problems)
+            else:
+                mixtures[track.key] = next(iter(infos.values()))
     if failed:
         return CsvResult(left_out=left_out, failed=failed)
-    left_out |= {key: _short_reason(n, config) for key, n in lengths.items() if n < config.least_samples}
-    train = [track for track in found if track.subset == "train"]
-    held_out, notes = _hold_out(validation, train, [track for track in train if track.key not in left_out])
-    splits = _split([track for track in found if track.key not in left_out], held_out, limit)
-    _check_not_empty(root, train, splits, left_out)
+    left_out |= {key: reason for key, info in mixtures.items() if (reason := _too_short(info, config))}
+    usable = [track for track in found if track.key not in left_out]
+    held_out, notes = _hold_out(validation, found, usable)
+    splits: dict[str, list[Track]] = {split: [] for split in SPLITS}
+    for track in usable:
+        splits["validation" if track.name in held_out else track.subset].append(track)
+    _check_not_empty(root, found, splits, left_out)
+    if nb_cut := max(len(splits["validation"]) - (limit or len(found)), 0):
+        notes.append(f"validation: {_count(nb_cut, 'more track')} held out, in no CSV with --limit {limit}")
+    splits = {split: tracks[:limit] for split, tracks in splits.items()}
     chosen = [track for split in SPLITS for track in splits[split]]
     lacking = [t for t in chosen if "accompaniment" in config.targets and not find_audio(t.path, "accompaniment")]
     if lacking and not make_accompaniment:
         raise DatasetError(
-            f"{root}: {len(lacking)} of {len(chosen)} tracks have no accompaniment ({lacking[0].key} is the first), "
-            "which 2 stems need: run again with --make-accompaniment to write drums + bass + other"
+            f"{root}: no accompaniment in {len(lacking)} of {_count(len(chosen), 'track')} "
+            f"({lacking[0].key} is the first), which 2 stems need: run again with --make-accompaniment "
+            "to write drums + bass + other"
         )
     filled = template | {key: (out / template[key]).as_posix() for key in _PATH_KEYS}
-    files = _compose(root, out / f"musdb_{stems}stems", filled, config, splits, lengths)
+    files = _compose(root, out / f"musdb_{stems}stems", filled, config, splits, mixtures)
     changed = _find_changed(files, force)
     notes += _stale_notes(out / f"musdb_{stems}stems_test.csv", filled, files, changed)
     nb_bytes = sum(len(files[path]) for path in changed)
     if dry_run:
-        nb_bytes += sum(lengths[track.key] * musdb18.NB_CHANNELS * 2 for track in lacking)
+        nb_bytes += sum(_sum_bytes(track) for track in lacking)
     else:
         made = for_each(
             _write_accompaniment, lacking, key=lambda track: track.key, label="accompaniment", parallel=parallel
         )
+        made_bytes = sum(track.file("accompaniment").stat().st_size for track in lacking if track.key in made.done)
         if made.failed:
-            return CsvResult(left_out=left_out, accompaniments=tuple(made.done), failed=made.failed)
+            return CsvResult(
+                left_out=left_out,
+                accompaniments=tuple(made.done),
+                nb_bytes=made_bytes,
+                free_bytes=_free_bytes(root if lacking else out),
+                failed=made.failed,
+            )
         notes += [f"{key}: accompaniment is FLOAT, its sum overflows {old}" for key, old in made.done.items() if old]
-        nb_bytes += sum(track.file("accompaniment").stat().st_size for track in lacking)
+        nb_bytes += made_bytes
         _write_files({path: files[path] for path in changed})
     return CsvResult(
         written=tuple(changed),
         kept=tuple(path for path in files if path not in changed),
         rows={split: len(splits[split]) for split in SPLITS},
-        validation=tuple(sorted(held_out)),
+        validation=tuple(track.name for track in splits["validation"]),
         left_out=left_out,
         accompaniments=tuple(track.key for track in lacking),
         nb_bytes=nb_bytes,
+        free_bytes=_free_bytes(root if lacking else out),
         notes=tuple(notes),
     )
 
 
-def check_csv(path: Path, root: Path | None = None) -> CsvCheck:
+def check_csv(path: Path, root: Path | None = None, stems: int | None = None) -> CsvCheck:
     """Return what in a CSV, whoever wrote it, makes Spleeter stop or silently drop tracks.
 
     Parameters
@@ -350,29 +350,33 @@ def check_csv(path: Path, root: Path | None = None) -> CsvCheck:
     path : the CSV.
     root : folder that its paths are relative to; by default the dataset that MUSDB_PATH names, and where that is not
         set the CSV's own folder.
+    stems : one of `STEMS`, the instruments that must be there; others are not looked at. By default any two or more,
+        and all columns of files that are not empty are looked at.
 
     Raises
     ------
+    ParameterError
+        `stems` has a value that cannot be used.
     DatasetError
         There is no such file or folder.
     """
-    rows, findings = _parse(path)
+    config = _read_template(STEMS[0] if stems is None else stems)[1]
+    rows, findings = _parse(path, (config.mixture, *(config.targets if stems else ())))
     if root is None:
         root = default_root(None, wav=True) if os.environ.get("MUSDB_PATH") else path.parent
     if not root.is_dir():
         raise DatasetError(f"{root}: no such folder: name the one that the paths in {path.name} are relative to")
-    config = _read_template(2)[1]
     missing: list[Finding] = []
     nb_files = 0
     for line, cells in rows:
         infos: dict[str, AudioInfo] = {}
         for column, cell in cells.items():
-            if not column.endswith("_path") or not cell.strip():
+            if column == "duration" or cell.strip() in _NAN:
                 continue
             nb_files += 1
             if finding := _check_path(line, column, cell, root):
                 findings.append(finding)
-            elif not os.path.isfile(root / cell):  # unlike Path.is_file, no error for a name that is too long
+            elif not os.path.isfile(root / cell):  # no error for a name that is too long, unlike Path.is_file
                 missing.append(Finding(line, column, f"{cell}: no such file in {root}", "correct the path"))
             else:
                 try:
@@ -382,7 +386,7 @@ def check_csv(path: Path, root: Path | None = None) -> CsvCheck:
         findings += _check_infos(line, infos, cells.get("duration", ""), config)
     if missing and len(missing) == nb_files:
         advice = "name the folder that the paths are relative to"
-        missing = [Finding(1, "", f"none of the {nb_files} files is in {root}", advice)]
+        missing = [Finding(1, "", f"none of the files ({nb_files}) is in {root}", advice)]
     return CsvCheck(path, root, len(rows), tuple(sorted(findings + missing, key=lambda finding: finding.line)))
 
 
@@ -433,11 +437,18 @@ def read_csv(path: Path, config: SpleeterConfig) -> list[Row]:
     ]
 
 
+def _count(number: int, noun: str) -> str:
+    """Return a number of things in words."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 # The configuration
 
 
 def _read_template(stems: int) -> tuple[dict[str, Any], SpleeterConfig]:
     """Return a template as it is, and in our words."""
+    if stems not in STEMS:
+        raise ParameterError(f"stems is {stems}, expected 2 or 4")
     name = f"spleeter_{stems}stems.json"
     template: dict[str, Any] = json.loads(templates.read(name))
     return template, _translate(template, name)
@@ -447,19 +458,20 @@ def _translate(settings: Any, source: str) -> SpleeterConfig:
     """Return a configuration in our words."""
     if not isinstance(settings, dict):
         raise ParameterError(f"{source}: a {type(settings).__name__}, expected an object with Spleeter's keys")
-    fields: dict[str, Any] = {}
-    for key, (name, kind) in _CONFIG_KEYS.items():
+    values: dict[str, Any] = {}
+    keys = {entry.metadata["key"]: entry for entry in fields(SpleeterConfig) if entry.metadata}
+    for key, entry in keys.items():
+        kind = entry.metadata["kind"]
         if key in settings:
             value = settings[key]
             if not _KINDS[kind](value):
                 raise ParameterError(f"{source}: {key} is {json.dumps(value)}, expected {kind}")
-            fields[name] = Path(value) if value is not None and kind.startswith("a path") else value
-        elif key not in _OPTIONAL_KEYS:
+            values[entry.name] = Path(value) if value is not None and kind.startswith("a path") else value
+        elif entry.default is MISSING:
             raise ParameterError(f"{source}: no {key}, which Spleeter needs")
-    fields["targets"] = tuple(fields["targets"])
-    network = fields["model"]
-    fields |= {"model": network["type"], "model_params": network["params"]}
-    config = SpleeterConfig(**fields, other={key: settings[key] for key in settings if key not in _CONFIG_KEYS})
+    values["targets"] = tuple(values["targets"])
+    values |= {"model": settings["model"]["type"], "model_params": settings["model"]["params"]}
+    config = SpleeterConfig(**values, other={key: settings[key] for key in settings if key not in keys})
     if config.nb_bins > config.n_fft // 2 + 1:
         raise ParameterError(f"{source}: F is {config.nb_bins}, expected at most frame_length / 2 + 1")
     if (config.chunk_seconds * config.sample_rate - config.n_fft) / config.hop_length < config.nb_frames:
@@ -486,20 +498,12 @@ def _find_wav_tracks(root: Path) -> list[Track]:
                 "which would be in two places (train, validation, test must not overlap): remove one of them"
             )
         keys[name] = track.key
+    if all(track.subset == "test" for track in found):
+        raise DatasetError(
+            f"{root}: {_count(len(found), 'test track')}, but no {root / 'train'}, which Spleeter trains and validates "
+            "on: put train tracks there, or name a root that has them"
+        )
     return found
-
-
-def _measure(found: Sequence[Track], config: SpleeterConfig) -> tuple[dict[str, int], dict[str, str]]:
-    """Return the tracks' lengths in samples, and what is wrong with broken ones, by key."""
-    lengths: dict[str, int] = {}
-    failed: dict[str, str] = {}
-    for track in found:
-        infos, problems = _read_infos(track, config)
-        if not problems:
-            lengths[track.key] = next(iter(infos.values())).nb_samples
-        else:
-            failed[track.key] = "; ".join(problems)
-    return lengths, failed
 
 
 def _read_infos(track: Track, config: SpleeterConfig) -> tuple[dict[str, AudioInfo], list[str]]:
@@ -522,104 +526,105 @@ def _read_infos(track: Track, config: SpleeterConfig) -> tuple[dict[str, AudioIn
             infos[path.name] = audio.info(path)
         except AudioError as error:
             problems.append(str(error))
-    for name, info in infos.items():
-        first_name, first = next(iter(infos.items()))
-        if info.sample_rate != config.sample_rate:
-            problems.append(f"{name}: {info.sample_rate} Hz, expected {config.sample_rate}: resample it")
-        if info.nb_channels != config.nb_channels:
-            problems.append(
-                f"{name}: {info.nb_channels} channel(s), expected {config.nb_channels}: Spleeter would drop it silently"
-            )
-        if info.nb_samples != first.nb_samples:
-            problems.append(
-                f"{name}: {info.nb_samples} samples, but {first_name} has {first.nb_samples}: "
-                "all files of a track must have one length"
-            )
+    problems += [": ".join(problem) for problem in _compare(infos, config.sample_rate, config.nb_channels)]
     subtypes = {info.subtype for name, info in infos.items() if name.startswith(parts)}
-    if summed and len(subtypes) > 1:
-        problems.append(f"{' and '.join(sorted(subtypes))} stems, expected one format to sum them to an accompaniment")
+    if summed and (len(subtypes) > 1 or not subtypes <= _SAMPLE_BYTES.keys()):
+        expected = ", ".join(_SAMPLE_BYTES)
+        problems.append(f"{' and '.join(sorted(subtypes))} stems, expected one format of {expected} to sum them")
     return infos, problems
 
 
-def _errata_reason(track: Track) -> str:
-    """Return why a track with known faults is left out."""
-    return "; ".join(f"erratum: {erratum.defect}" for erratum in musdb18.errata_of(track.name))
+def _compare(infos: Mapping[str, AudioInfo], sample_rate: int, nb_channels: int) -> list[tuple[str, str, str]]:
+    """Return what is wrong with the files of one track by their headers: the file, the problem, what to do."""
+    problems = []
+    for name, info in infos.items():
+        first_name, first = next(iter(infos.items()))
+        if info.sample_rate != sample_rate:
+            problems.append((name, f"{info.sample_rate} Hz, expected {sample_rate}", "resample it"))
+        if info.nb_channels != nb_channels:
+            problem = f"{_count(info.nb_channels, 'channel')}, expected {nb_channels}"
+            problems.append((name, problem, "write it anew, Spleeter would drop the track silently"))
+        if info.nb_samples != first.nb_samples:
+            problem = f"{_count(info.nb_samples, 'sample')}, expected {first.nb_samples} as in {first_name}"
+            problems.append((name, problem, "all files of a track must have one length"))
+    return problems
 
 
-def _short_reason(nb_samples: int, config: SpleeterConfig) -> str:
-    """Return why a short track is left out."""
+def _too_short(info: AudioInfo, config: SpleeterConfig) -> str:
+    """Return why Spleeter gets no example from a track, empty where it does."""
+    least = math.ceil(config.least_samples * info.sample_rate / config.sample_rate)
+    if info.nb_samples >= least:
+        return ""
     return (
-        f"{nb_samples / config.sample_rate:.3f} s, but Spleeter drops what is shorter than "
-        f"{config.least_samples / config.sample_rate:.3f} s ({config.nb_frames} frames)"
+        f"{_count(info.nb_samples, 'sample')} ({info.seconds:.3f} s): Spleeter drops tracks of fewer than {least} "
+        f"({least / info.sample_rate:.3f} s, T = {config.nb_frames})"
     )
 
 
-def _hold_out(validation: str, train: Sequence[Track], usable: Sequence[Track]) -> tuple[set[str], list[str]]:
+def _hold_out(validation: str, found: Sequence[Track], usable: Sequence[Track]) -> tuple[set[str], list[str]]:
     """Return the names of the usable train tracks that are held out for validation, and notes."""
-    names = {track.name for track in usable}
+    names = {track.name for track in usable if track.subset == "train"}
+    notes = []
     if validation == "official":
-        official = {track.name for track in train if track.split == "valid"}
+        official = {track.name for track in found if track.split == "valid"}
         nb_official = len(musdb18.VALIDATION_TRACKS)
-        if len(official) == nb_official:
-            return official & names, []
         if official:
-            return official & names, [f"validation: {len(official)} of the {nb_official} official tracks are here"]
-        nb_tracks = max(1, round(len(usable) / 10))
-        note = (
-            f"validation: none of the {nb_official} official tracks is here, so {nb_tracks} of {len(usable)} "
-            f"train tracks, picked with seed {SEED}"
+            if len(official) < nb_official:
+                notes.append(f"validation: only {len(official)} of the {nb_official} official tracks found")
+            return official & names, notes
+        nb_tracks = min(max(1, round(len(names) / 10)), len(names))
+        notes.append(
+            f"validation: none of the {nb_official} official tracks is here, so {nb_tracks} of "
+            f"{_count(len(names), 'train track')}, picked with seed {SEED}"
         )
-        return _pick(names, nb_tracks), [note]
-    if re.fullmatch(r"[0-9]+", validation):
-        nb_tracks = int(validation)
-        if not 1 <= nb_tracks < max(len(usable), 2):
+    elif _NUMBER.fullmatch(validation.strip()):
+        most = len(names) - 1
+        if not validation.strip().isdigit() or int(validation) < 1 or (int(validation) > most > 0):
             raise ParameterError(
-                f"validation is {validation}, expected 1 to {max(len(usable) - 1, 1)}: "
-                f"{len(usable)} train tracks can be used, and one must be left to train on"
+                f"validation is {validation}, expected a whole number of 1 or more, and {max(most, 1)} at most: "
+                f"{_count(len(names), 'train track')} can be used, and one must be left to train on"
             )
-        return _pick(names, nb_tracks), []
-    return _find_names(validation, train) & names, []
+        nb_tracks = min(int(validation), len(names))
+    else:
+        return _find_names(validation, found) & names, notes
+    return set(random.Random(SEED).sample(sorted(names), nb_tracks)), notes
 
 
-def _pick(names: set[str], nb_tracks: int) -> set[str]:
-    """Return some of the names, the same on every machine."""
-    return set(random.Random(SEED).sample(sorted(names), min(nb_tracks, len(names))))
-
-
-def _find_names(value: str, train: Sequence[Track]) -> set[str]:
+def _find_names(value: str, found: Sequence[Track]) -> set[str]:
     """Return the names of the tracks that a user names."""
-    names = {musdb18.canonical_name(track.name): track.name for track in train}
+    names = {musdb18.canonical_name(track.name): track for track in found}
     whole = musdb18.canonical_name(value.strip())
     lines = [[whole]] if whole in names else csv.reader(value.splitlines(), skipinitialspace=True)
     asked = [musdb18.canonical_name(cell.strip()) for cells in lines for cell in cells if cell.strip()]
     if not asked:
         raise ParameterError("validation is empty, expected official, a number or names of tracks")
+    train = [name for name, track in names.items() if track.subset == "train"]
     for name in asked:
-        if name not in names:
-            near = difflib.get_close_matches(name, names, n=3)
-            hint = f"did you mean {' or '.join(near)}?" if near else 'a name with a comma needs double quotes: "A, B"'
-            raise DatasetError(f"validation track {name!r}: not among the {len(names)} train tracks: {hint}")
-    return {names[name] for name in asked}
-
-
-def _split(usable: Sequence[Track], held_out: set[str], limit: int | None) -> dict[str, list[Track]]:
-    """Return the tracks of each CSV, sorted by name."""
-    splits: dict[str, list[Track]] = {split: [] for split in SPLITS}
-    for track in usable:
-        splits["validation" if track.name in held_out else track.subset].append(track)
-    return {split: chosen[:limit] for split, chosen in splits.items()}
+        if name in train:
+            continue
+        if name in names:
+            raise DatasetError(f"validation track {name!r}: it is in test, expected tracks of train")
+        split_up = [other for other in train if "," in other and name in other and other in whole]
+        near = difflib.get_close_matches(name, train, n=3) or difflib.get_close_matches(whole, train, n=3)
+        if split_up:
+            hint = f'a name with a comma needs double quotes: "{split_up[0]}"'
+        else:
+            hint = f"did you mean {' or '.join(near)}?" if near else "expected names of folders in train"
+        raise DatasetError(f"validation track {name!r}: not among {_count(len(train), 'train track')}: {hint}")
+    return {names[name].name for name in asked}
 
 
 def _check_not_empty(
-    root: Path, train: Sequence[Track], splits: Mapping[str, Sequence[Track]], left_out: Mapping[str, str]
+    root: Path, found: Sequence[Track], splits: Mapping[str, Sequence[Track]], left_out: Mapping[str, str]
 ) -> None:
     """Refuse CSVs without a row, from which Spleeter would wait for its first example for ever."""
+    train = [track.key for track in found if track.subset == "train"]
+    out = [key for key in train if key in left_out]
+    reason = f", {len(out)} left out ({out[0]}: {left_out[out[0]]})" if out else ""
     for split in ("train", "validation"):
         if not splits[split]:
-            out = [track.key for track in train if track.key in left_out]
-            reason = f", {len(out)} left out ({out[0]}: {left_out[out[0]]})" if out else ""
             raise DatasetError(
-                f"{root}: no track for the {split} CSV: {len(train)} train tracks found{reason}, "
+                f"{root}: no track for the {split} CSV: {_count(len(train), 'train track')} found{reason}, "
                 f"{len(splits['validation'])} held out for validation: give more tracks, or another --validation"
             )
 
@@ -633,7 +638,7 @@ def _compose(
     settings: Mapping[str, Any],
     config: SpleeterConfig,
     splits: Mapping[str, Sequence[Track]],
-    lengths: Mapping[str, int],
+    mixtures: Mapping[str, AudioInfo],
 ) -> dict[Path, bytes]:
     """Return the content of each file, less the CSVs that would be empty."""
     files = {}
@@ -645,7 +650,7 @@ def _compose(
             for track in chosen:
                 paths = [track.file(signal).relative_to(root) for signal in ("mixture", *config.targets)]
                 # Six decimals: pandas reads a column of whole numbers as integers, on which Spleeter stops.
-                duration = f"{lengths[track.key] / config.sample_rate:.6f}"
+                duration = f"{mixtures[track.key].seconds:.6f}"
                 writer.writerow([path.as_posix() for path in paths] + [duration])
             files[stem.with_name(f"{stem.name}_{split}.csv")] = text.getvalue().encode()
     files[stem.with_name(f"{stem.name}.json")] = (json.dumps(settings, indent=4) + "\n").encode()
@@ -683,15 +688,33 @@ def _stale_notes(
     return notes
 
 
+def _sum_bytes(track: Track) -> int:
+    """Return the size of a track's accompaniment as it will be, if its sum does not overflow."""
+    stem = audio.info(track.file(musdb18.TARGETS["accompaniment"][0]))
+    return _HEADER_BYTES + stem.nb_samples * stem.nb_channels * _SAMPLE_BYTES[stem.subtype]
+
+
+def _free_bytes(folder: Path) -> int:
+    """Return what is free on the disk of a folder, which need not be there yet."""
+    return shutil.disk_usage(next(path for path in (folder.resolve(), *folder.resolve().parents) if path.exists())).free
+
+
 def _write_accompaniment(track: Track) -> str:
     """Write a track's accompaniment; return the stems' subtype where the sum overflows it, else nothing."""
     parts = [track.file(stem) for stem in musdb18.TARGETS["accompaniment"]]
-    hidden = track.path / ".accompaniment.wav"
+    path = track.path / "accompaniment.wav"
+    hidden = path.with_name(f".{path.name}")
     try:
+        hidden.touch()  # unlike libsndfile, says why it cannot
         written = audio.write_sum(parts, hidden)
-        hidden.replace(track.path / "accompaniment.wav")
+        hidden.replace(path)
+    except OSError as error:
+        raise AudioError(f"{path}: cannot be written: {error.strerror}", "unwritable") from error
+    except AudioError as error:
+        raise AudioError(str(error).replace(str(hidden), str(path)), error.code, error.stem) from error
     finally:
-        hidden.unlink(missing_ok=True)
+        with suppress(OSError):
+            hidden.unlink()
     subtype = audio.info(parts[0]).subtype
     return "" if written == subtype else subtype
 
@@ -716,95 +739,136 @@ def _write_files(files: Mapping[Path, bytes]) -> None:
 # The linter
 
 
-def _parse(path: Path, signals: Sequence[str] = ("mix",)) -> tuple[list[tuple[int, dict[str, str]]], list[Finding]]:
-    """Return the rows of a CSV that fit its header, each with its line, and what is wrong with the text."""
-    findings: list[Finding] = []
-    records = _read_records(path, findings)
+def _parse(path: Path, signals: Sequence[str]) -> tuple[list[tuple[int, dict[str, str]]], list[Finding]]:
+    """Return the rows of a CSV that can be used, each with its line, and what is wrong with the text.
+
+    A row holds the columns of the signals, the mixture's first, and `duration`. With the mixture alone, it holds all
+    columns of files that are not empty.
+    """
+    records, findings = _read_records(path)
     if not records:
         return [], findings or [Finding(1, "", "the file is empty", "write the CSV again")]
-    header = [name.strip() for name in records[0][1]]
+    (_, names), *body = records
+    header = [name.strip() for name in names]
     if not any(name == "duration" or name.endswith("_path") for name in header):
-        separators = [name for name, mark in (("semicolons", ";"), ("tabs", "\t")) if mark in "".join(header)]
-        if separators:
-            return [], [Finding(1, "", f"{separators[0]} between the fields, expected commas", "write it with commas")]
-        return [], [Finding(1, "", "no header", "begin with mix_path,vocals_path,...,duration")]
-    findings += _check_header(records[0][1], signals)
-    rows = []
-    for line, cells in records[1:]:
-        if len(cells) == len(header):
-            rows.append((line, dict(zip(header, cells, strict=True))))
-        else:
-            problem = f"{len(cells)} fields, expected {len(header)}: pandas stops, or shifts the columns silently"
-            findings.append(Finding(line, "", problem, "put fields that hold a comma in double quotes"))
-    if len(records) == 1:
+        marks = " (separated by semicolons or tabs?)" if re.search("[;\t]", "".join(header)) else ""
+        advice = "begin with mix_path,vocals_path,...,duration and put commas between the fields"
+        return [], [Finding(1, "", f"no header{marks}", advice)]
+    if not body and not findings:
         findings.append(Finding(1, "", "no rows: Spleeter waits for ever", "add tracks"))
-    return rows, findings + _check_cells(rows, header)
+    used = _used_columns(header, [cells for _, cells in body], signals)
+    findings += _check_header(names, used, signals)
+    rows = []
+    for line, cells in body:
+        nb_missing = len(header) - len(cells)
+        fields = f"{_count(len(cells), 'field')}, expected {len(header)}"
+        if nb_missing < 0:
+            problem = f"{fields}: pandas stops, or shifts the columns silently"
+            findings.append(
+                Finding(line, "", problem, "put fields that hold a comma in double quotes, end no line with a comma")
+            )
+        elif not set(used).isdisjoint(header[len(cells) :]):
+            problem = f"{fields}: pandas fills the rest with NaN, and Spleeter gets a float for a path or no duration"
+            findings.append(Finding(line, "", problem, "write all fields"))
+        else:
+            rows.append((line, dict(zip(header, cells + [""] * nb_missing, strict=True))))
+    findings += _check_cells(rows, used) + _check_columns(rows, used)
+    return [(line, {column: cells[column] for column in used}) for line, cells in rows], findings
 
 
-def _read_records(path: Path, findings: list[Finding]) -> list[tuple[int, list[str]]]:
-    """Return the fields of each line that is not blank, as far as the file can be read."""
+def _read_records(path: Path) -> tuple[list[tuple[int, list[str]]], list[Finding]]:
+    """Return the fields of each line that pandas does not skip, as far as the file can be read, and why not further."""
     try:
         data = path.read_bytes()
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read: {error.strerror}") from error
-    if data.startswith(b"\xef\xbb\xbf"):
-        findings.append(Finding(1, "", "a byte order mark before the header", "save as UTF-8 without BOM"))
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        findings.append(Finding(line, "", "not UTF-8: pandas stops", "save as UTF-8"))
-        return []
+        return [], [Finding(line, "", "not UTF-8: pandas stops", "save as UTF-8")]
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     records = []
+    line = 1
     try:
         for cells in reader:
-            if cells:
-                records.append((reader.line_num, cells))
-    except csv.Error as error:
-        findings.append(Finding(reader.line_num, "", f"no valid CSV: {error}", "close quotes, and double those inside"))
-    return records
+            if cells and (len(cells) > 1 or cells == [""] or cells[0].strip(" \t")):
+                records.append((line, cells))
+            line = reader.line_num + 1
+    except csv.Error:
+        problem = "a double quote that is not closed, so that pandas stops or takes lines for one"
+        return records, [Finding(line, "", problem, "close quotes, and double those inside")]
+    return records, []
 
 
-def _check_header(header: Sequence[str], signals: Sequence[str]) -> list[Finding]:
+def _used_columns(header: Sequence[str], body: Sequence[Sequence[str]], signals: Sequence[str]) -> list[str]:
+    """Return the columns that Spleeter reads, the mixture's first."""
+    named = [f"{signal}_path" for signal in signals]
+    if len(signals) == 1:
+        named += [
+            name
+            for i, name in enumerate(header)
+            if name.endswith("_path") and (not body or any(cells[i] not in _NAN for cells in body if i < len(cells)))
+        ]
+    return [name for name in dict.fromkeys((*named, "duration")) if name in header]
+
+
+def _check_header(names: Sequence[str], used: Sequence[str], signals: Sequence[str]) -> list[Finding]:
     """Return what is wrong with the names of the columns."""
     findings = []
-    names = [name.strip() for name in header]
-    for name in header:
-        if name != name.strip():
-            findings.append(Finding(1, name, "spaces around the name: Spleeter stops with a KeyError", "remove them"))
-    for name in dict.fromkeys(name for name in names if names.count(name) > 1):
-        findings.append(Finding(1, name, "the column is there twice", "remove one"))
-    for name in (*(f"{signal}_path" for signal in signals), "duration"):
-        if name not in names:
-            findings.append(Finding(1, name, "no such column: Spleeter stops with a KeyError", "add it"))
-    if not any(name.endswith("_path") and name != f"{signals[0]}_path" for name in names):
-        findings.append(Finding(1, "", "no column of an instrument", "add vocals_path and accompaniment_path"))
+    for name in dict.fromkeys((*(f"{signal}_path" for signal in signals), *used, "duration")):
+        if names.count(name) > 1:
+            findings.append(Finding(1, name, "the column is there twice", "remove one"))
+        elif name not in names:
+            what = "spaces around the name" if name in used else "no such column"
+            findings.append(Finding(1, name, f"{what}: Spleeter stops with a KeyError", "name a column so"))
+    instruments = [name for name in used if name not in (f"{signals[0]}_path", "duration")]
+    if len(signals) == 1 and len(instruments) < 2:
+        problem = f"{instruments[0]} alone" if instruments else "no instrument"
+        lacking = {
+            stems: [f"{target}_path" for target in _read_template(stems)[1].targets if f"{target}_path" not in used]
+            for stems in STEMS
+        }
+        advice = " or ".join(f"{', '.join(columns)} for {stems} stems" for stems, columns in lacking.items())
+        findings.append(Finding(1, "", f"{problem}: Spleeter's masks need two instruments", f"add {advice}"))
     return findings
 
 
-def _check_cells(rows: Sequence[tuple[int, dict[str, str]]], header: Sequence[str]) -> list[Finding]:
-    """Return what is wrong with the cells, without looking at any file."""
+def _check_cells(rows: Sequence[tuple[int, dict[str, str]]], used: Sequence[str]) -> list[Finding]:
+    """Return what is wrong with the cells that Spleeter reads, without looking at any file."""
     findings = []
-    lines: dict[str, int] = {}
     for line, cells in rows:
-        for column, cell in cells.items():
-            if not cell.strip():
-                findings.append(Finding(line, column, "an empty cell, which pandas reads as NaN", "fill it"))
-        duration = cells.get("duration", "").strip()
-        if duration and not (_NUMBER.fullmatch(duration) and 0 < float(duration) < math.inf):
-            findings.append(Finding(line, "duration", f"{duration}: no number above 0", "write seconds as 200.000000"))
-        first = lines.setdefault(cells.get("mix_path", f"line {line}"), line)
-        if first != line:
-            findings.append(Finding(line, "mix_path", f"the same mixture as in line {first}", "remove one of the rows"))
-    for column in header:
+        columns: dict[str, str] = {}
+        for column in used:
+            cell = cells[column].strip()
+            if cell in _NAN:
+                problem = f"{cell or 'an empty cell'}, which pandas reads as NaN"
+                findings.append(Finding(line, column, problem, "fill it"))
+            elif column == "duration":
+                if not (_NUMBER.fullmatch(cell) and 0 < float(cell) < math.inf):
+                    findings.append(Finding(line, column, f"{cell}: no number above 0", "write seconds as 200.000000"))
+            elif (first := columns.setdefault(posixpath.normpath(cell), column)) != column:
+                findings.append(Finding(line, column, f"{cell}: the file of {first}", "name the instrument's own file"))
+    return findings
+
+
+def _check_columns(rows: Sequence[tuple[int, dict[str, str]]], used: Sequence[str]) -> list[Finding]:
+    """Return the columns that pandas reads as a type on which Spleeter stops."""
+    findings = []
+    for column in rows[0][1] if rows else ():
         values = [cells[column].strip() for _, cells in rows]
-        if column == "duration" and values and all(re.fullmatch("[+-]?[0-9]+", value) for value in values):
+        given = [value for value in values if value not in _NAN]
+        numeric = all(_NUMBER.fullmatch(value) for value in given)
+        if column == "duration" and all(re.fullmatch("[+-]?[0-9]+", value) for value in values):
             problem = "whole numbers only: pandas reads integers, on which Spleeter stops with a TypeError"
             findings.append(Finding(1, column, problem, "write seconds as 200.000000"))
-        elif column.endswith("_path") and values and all(_NUMBER.fullmatch(value) for value in values):
+        elif column != "duration" and column in used and given and numeric:
             problem = "numbers only: pandas does not read them as names"
             findings.append(Finding(1, column, problem, "rename the files, with their ending for instance"))
+        elif column not in used and given and not numeric:
+            problem = "an empty cell among texts, on which Spleeter stops with a ValueError"
+            lines = [line for (line, _), value in zip(rows, values, strict=True) if value in _NAN]
+            findings += [Finding(line, column, problem, "fill it, or remove the column") for line in lines]
     return findings
 
 
@@ -813,10 +877,7 @@ def _check_path(line: int, column: str, cell: str, root: Path) -> Finding | None
     if re.match(r"[/\\]|[A-Za-z]:[/\\]", cell):
         problem, advice = "an absolute path, which Spleeter joins to its data folder", "make it relative to that folder"
     elif posixpath.normpath(cell).split("/")[0] == "..":
-        problem, advice = (
-            "leads out of the data folder",
-            "move the file, or name a folder further up as the data folder",
-        )
+        problem, advice = "leads out of the data folder", "move the file, or name a folder further up as data folder"
     elif "\\" in cell and not os.path.isfile(root / cell):  # elsewhere than on Windows a name may hold one
         problem, advice = "backslashes, which only Windows takes", "write / between folders"
     else:
@@ -828,25 +889,11 @@ def _check_infos(line: int, infos: Mapping[str, AudioInfo], duration: str, confi
     """Return what is wrong with the files of a row, by their headers."""
     if not infos:
         return []
-    findings = []
     first_column, first = next(iter(infos.items()))
-    for column, info in infos.items():
-        for what, found, expected in (
-            ("samples", info.nb_samples, first.nb_samples),
-            ("Hz", info.sample_rate, first.sample_rate),
-            ("channels", info.nb_channels, first.nb_channels),
-        ):
-            if found != expected:
-                problem = f"{found} {what}, but {first_column} has {expected}"
-                findings.append(Finding(line, column, problem, "all files of a row must be alike"))
-    if first.nb_channels != config.nb_channels:
-        problem = f"{first.nb_channels} channel(s): Spleeter drops the track silently"
-        findings.append(Finding(line, first_column, problem, f"write files of {config.nb_channels} channels"))
+    findings = [Finding(line, *problem) for problem in _compare(infos, first.sample_rate, config.nb_channels)]
     if _NUMBER.fullmatch(duration.strip()) and abs(float(duration) - first.seconds) > _TOLERANCE:
         problem = f"{duration} s, but {first_column} has {first.seconds:.6f} s"
         findings.append(Finding(line, "duration", problem, f"write {first.seconds:.6f}"))
-    least = config.least_samples / config.sample_rate
-    if first.seconds < least:
-        problem = f"{first.seconds:.3f} s: Spleeter drops tracks shorter than {least:.3f} s (T = {config.nb_frames})"
+    if problem := _too_short(first, config):
         findings.append(Finding(line, "", problem, "remove the row, or train with a smaller T"))
     return findings

@@ -53,6 +53,8 @@ def test_completion_can_be_installed(run_cli: Run) -> None:
         (["convert", ".", "--format", "flac", "--subtype", "FLOAT"], "error: flac holds no FLOAT"),
         (["convert", ".", "--scheduler", "tcp://host:1"], "error: a scheduler was given for backend loky"),
         (["make-csv", ".", "--stems", "3"], "--stems"),
+        (["make-csv", "."], "--stems"),
+        (["make-csv", "--check", "a.csv", "--force"], "--check"),
         (["synth", "out", "--faults", "rain"], "error: no fault is called rain"),
         (["synth", "out", "--seconds", "0"], "error: seconds is 0"),
     ],
@@ -128,7 +130,19 @@ def test_the_walk_as_typed_in_the_readme(run_cli: Run, tmp_path: Path) -> None:
     written = ["musdb_2stems.json", *(f"musdb_2stems_{split}.csv" for split in ("test", "train", "validation"))]
     assert sorted(path.name for path in tmp_path.glob("musdb_*")) == written
     result = run_cli("make-csv", "musdb18-wav", "--check", "musdb_2stems_train.csv")
-    assert (result.returncode, result.stdout) == (0, "musdb_2stems_train.csv: 1 tracks, 0 faults\n")
+    assert (result.returncode, result.stdout) == (0, "musdb_2stems_train.csv: tracks 1, faults 0\n")
+
+
+def test_make_csv_says_what_it_writes_into_the_dataset(run_cli: Run, tmp_path: Path) -> None:
+    assert run_cli("synth", "hq", "--layout", "wav", "--train", 2, "--valid", 0, "--test", 0).returncode == 0
+    planned = run_cli("make-csv", "hq", "--stems", "2", "--make-accompaniment", "--dry-run")
+    assert planned.stdout.count("accompaniment.wav  (would be written)") == 2
+    assert not list((tmp_path / "hq").rglob("accompaniment.wav"))
+    done = run_cli("make-csv", "hq", "--stems", "2", "--make-accompaniment")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("/accompaniment.wav\n") == 2
+    sizes = [re.search(r"(?:to write|written): ([0-9.]+) MB", result.stdout)[1] for result in (planned, done)]  # type: ignore[index]
+    assert sizes == ["10.6", "10.6"]
 
 
 def test_json_is_one_document_on_stdout(run_cli: Run, stems_root: Path, tmp_path: Path) -> None:

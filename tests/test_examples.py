@@ -39,4 +39,4 @@ def test_prepare_spleeter(tmp_path: Path, environment: dict[str, str]) -> None:
     synth(tmp_path / "stems", train=1, valid=1, test=0, seconds=12.5)
     command = ["bash", REPOSITORY / "examples" / "prepare_spleeter.sh", tmp_path / "stems", tmp_path / "out"]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert "musdb_2stems_train.csv: 1 tracks, 0 faults" in result.stdout
+    assert "musdb_2stems_train.csv: tracks 1, faults 0" in result.stdout

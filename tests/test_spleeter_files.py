@@ -4,11 +4,14 @@ Most tracks are silence that takes no space on disk; Spleeter itself reads our f
 """
 
 import csv
+import errno
 import json
 import os
 import shutil
 import time
+import unicodedata
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +19,8 @@ import pandas
 import pytest
 import soundfile
 
-from musdbkit import musdb18
-from musdbkit.errors import DatasetError, ParameterError
+from musdbkit import audio, musdb18
+from musdbkit.errors import AudioError, DatasetError, ParameterError
 from musdbkit.spleeter_files import CsvResult, check_csv, make_csv, read_config, read_csv
 from musdbkit.tracks import Parallel
 
@@ -35,6 +38,8 @@ AWKWARD = (
 )
 
 SIGNALS = {2: ("mixture", "vocals", "accompaniment"), 4: ("mixture", "vocals", "drums", "bass", "other")}
+
+CONFIG = read_config(Path(__file__).parent.parent / "templates" / "spleeter_4stems.json")
 
 SHIPPED_KEYS = [
     "train_csv", "validation_csv", "model_dir", "mix_name", "instrument_list", "sample_rate", "frame_length",
@@ -220,7 +225,7 @@ def test_official_validation(make_root: Callable[..., Path], tmp_path: Path) -> 
 def test_some_official_tracks_are_used_and_said(root: Path, tmp_path: Path) -> None:
     result = make_csv(root, stems=4, out=tmp_path)
     assert result.validation == ("Meaxic - Take A Step",)
-    assert result.notes == ("validation: 1 of the 14 official tracks are here",)
+    assert result.notes == ("validation: only 1 of the 14 official tracks found",)
 
 
 def test_without_official_tracks_a_tenth_is_picked(make_root: Callable[..., Path], tmp_path: Path) -> None:
@@ -272,11 +277,20 @@ def test_alias_folders_count_as_the_official_track(make_root: Callable[..., Path
 @pytest.mark.parametrize(
     ("validation", "error", "message"),
     [
-        ("Meaxic - Take a Stop", DatasetError, r"not among the 4 train tracks: did you mean Meaxic - Take A Step\?"),
-        ("T", DatasetError, "'T': not among the 4 train tracks"),
+        ("Meaxic - Take a Stop", DatasetError, r"not among 4 train tracks: did you mean Meaxic - Take A Step\?$"),
+        ("T", DatasetError, "'T': it is in test, expected tracks of train$"),
+        ("A, T", DatasetError, "'T': it is in test, expected tracks of train$"),
+        ("A, Zzzz", DatasetError, "'Zzzz': not among 4 train tracks: expected names of folders in train$"),
+        ("Zzzz", DatasetError, "'Zzzz': not among 4 train tracks: expected names of folders in train$"),
         ("A,B,C,Meaxic - Take A Step", DatasetError, "no track for the train CSV: 4 train tracks found, 4 held out"),
-        ("0", ParameterError, "validation is 0, expected 1 to 3: 4 train tracks can be used"),
-        ("4", ParameterError, "validation is 4, expected 1 to 3"),
+        (
+            "0",
+            ParameterError,
+            "validation is 0, expected a whole number of 1 or more, and 3 at most: 4 train tracks can",
+        ),
+        ("-2", ParameterError, "validation is -2, expected a whole number of 1 or more"),
+        ("1.5", ParameterError, "validation is 1.5, expected a whole number of 1 or more"),
+        ("4", ParameterError, "validation is 4, expected a whole number of 1 or more, and 3 at most"),
         ("", ParameterError, "validation is empty"),
         (" , ", ParameterError, "validation is empty"),
     ],
@@ -285,6 +299,33 @@ def test_validation_refusals(root: Path, tmp_path: Path, validation: str, error:
     with pytest.raises(error, match=message):
         make_csv(root, stems=4, out=tmp_path / "out", validation=validation)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_name_with_a_comma_that_is_taken_for_two(make_root: Callable[..., Path], tmp_path: Path) -> None:
+    root = make_root(("A", "Jokers, Jacks & Kings - Sea Of Leaves"))
+    with pytest.raises(DatasetError, match=r'double quotes: "Jokers, Jacks & Kings - Sea Of Leaves"$'):
+        make_csv(root, stems=4, out=tmp_path, validation="A, Jokers, Jacks & Kings - Sea Of Leaves")
+    shutil.rmtree(root / "train/A")
+    with pytest.raises(DatasetError, match=r"1 train track: did you mean Jokers, Jacks & Kings - Sea Of Leaves\?$"):
+        make_csv(root, stems=4, out=tmp_path, validation="Jokers, Jacks & King - Sea Of Leaves")
+
+
+def test_names_are_the_same_in_both_forms_of_unicode(make_root: Callable[..., Path], tmp_path: Path) -> None:
+    composed, decomposed = (unicodedata.normalize(form, "Björk - Jóga") for form in ("NFC", "NFD"))
+    root = make_root(("A", decomposed))
+    assert make_csv(root, stems=4, out=tmp_path, validation=composed).validation == (decomposed,)
+    assert (root / read_csv(tmp_path / "musdb_4stems_validation.csv", CONFIG)[0].files["bass"]).is_file()
+    write_track(root / "test" / composed)
+    with pytest.raises(DatasetError, match="are one track, which would be in two places"):
+        make_csv(root, stems=4, out=tmp_path)
+
+
+def test_a_root_without_train_tracks(make_root: Callable[..., Path], tmp_path: Path) -> None:
+    root = make_root((), ("T",))
+    with pytest.raises(
+        DatasetError, match=r"1 test track, but no .*/train, which Spleeter trains .*: put train tracks"
+    ):
+        make_csv(root, stems=4, out=tmp_path)
 
 
 # Which tracks
@@ -297,7 +338,8 @@ def test_limit_takes_the_first_by_name_of_each(make_root: Callable[..., Path], t
     assert names_in(tmp_path / "musdb_4stems_train.csv") == ["A", "B"]
     assert names_in(tmp_path / "musdb_4stems_validation.csv") == ["ANiMAL - Rockshow", "Actions - One Minute Smile"]
     assert names_in(tmp_path / "musdb_4stems_test.csv") == ["X", "Y"]
-    assert len(result.validation) == 3
+    assert result.validation == ("ANiMAL - Rockshow", "Actions - One Minute Smile")
+    assert "validation: 1 more track held out, in no CSV with --limit 2" in result.notes
 
 
 def test_errata_are_left_out_by_name(make_root: Callable[..., Path], tmp_path: Path) -> None:
@@ -319,26 +361,25 @@ def test_errata_are_left_out_by_name(make_root: Callable[..., Path], tmp_path: P
 
 def test_short_tracks_are_left_out_by_name(root: Path, tmp_path: Path) -> None:
     write_track(root / "train/Short", nb_samples=LEAST - 1)
-    write_track(root / "test/Short Too", nb_samples=0)
+    write_track(root / "test/Short Too", nb_samples=1)
     write_track(root / "train/Music Delta - Rock", nb_samples=round(12.91 * RATE))
     result = make_csv(root, stems=2, out=tmp_path)
+    fewer = "Spleeter drops tracks of fewer than 527360 (11.958 s, T = 512)"
     assert result.left_out == {
-        "train/Short": "11.958 s, but Spleeter drops what is shorter than 11.958 s (512 frames)",
-        "test/Short Too": "0.000 s, but Spleeter drops what is shorter than 11.958 s (512 frames)",
+        "train/Short": f"527359 samples (11.958 s): {fewer}",
+        "test/Short Too": f"1 sample (0.000 s): {fewer}",
     }
     assert names_in(tmp_path / "musdb_2stems_train.csv") == ["A", "B", "C", "Music Delta - Rock"]
 
 
-@pytest.mark.parametrize(
-    ("train", "split"), [(("A",), "train"), (("A", "Meaxic - Take A Step"), "validation"), ((), "train")]
-)
+@pytest.mark.parametrize(("train", "split"), [(("A",), "train"), (("A", "Meaxic - Take A Step"), "validation")])
 def test_no_csv_is_ever_empty(
     make_root: Callable[..., Path], tmp_path: Path, train: tuple[str, ...], split: str
 ) -> None:
     root = make_root(train, ("T",))
     if "Meaxic - Take A Step" in train:
         write_track(root / "train/Meaxic - Take A Step", nb_samples=100)
-    with pytest.raises(DatasetError, match=rf"no track for the {split} CSV: {len(train)} train tracks found"):
+    with pytest.raises(DatasetError, match=rf"no track for the {split} CSV: {len(train)} train tracks? found, [01] "):
         make_csv(root, stems=4, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -375,9 +416,9 @@ def test_all_broken_tracks_are_listed_and_nothing_is_written(root: Path, tmp_pat
     (root / "train/Fault 5/mixture.wav").write_bytes(b"")
     result = make_csv(root, stems=4, out=tmp_path / "out", make_accompaniment=True)
     expected = {
-        "train/Fault 1": f"bass.wav: {LEAST - 1} samples, but mixture.wav has {LEAST}: all files of a track must have",
+        "train/Fault 1": f"bass.wav: {LEAST - 1} samples, expected {LEAST} as in mixture.wav: all files of a track",
         "train/Fault 2": "other.wav: 48000 Hz, expected 44100: resample it",
-        "train/Fault 3": "other.wav: 1 channel(s), expected 2: Spleeter would drop it silently",
+        "train/Fault 3": "other.wav: 1 channel, expected 2: write it anew, Spleeter would drop the track silently",
         "train/Fault 4": "no drums (looked for .wav and .flac in",
         "train/Fault 5": "vocals.wav: 9 bytes that are no readable wav or flac file",
         "train/Fault\n6": "its name has a control character or is not UTF-8",
@@ -409,17 +450,21 @@ def test_accompaniment_is_refused_then_made(tmp_path: Path, rng: np.random.Gener
     loud = write_noise(root / "train/Loud", rng, 30_000)
     write_track(root / "train/Third")
     with pytest.raises(
-        DatasetError, match=r"2 of 3 tracks have no accompaniment \(train/Loud is the first\).*--make-accompaniment"
+        DatasetError, match=r"no accompaniment in 2 of 3 tracks \(train/Loud is the first\).*--make-accompaniment"
     ):
         make_csv(root, stems=2, out=out, validation="Third")
     planned = make_csv(root, stems=2, out=out, validation="Third", make_accompaniment=True, dry_run=True)
     assert planned.accompaniments == ("train/Loud", "train/Quiet")
-    assert planned.nb_bytes > 2 * LEAST * 4
     assert not out.exists()
     assert not (root / "train/Quiet/accompaniment.wav").exists()
 
     result = make_csv(root, stems=2, out=out, validation="Third", make_accompaniment=True, parallel=Parallel(jobs=1))
     assert result.accompaniments == ("train/Loud", "train/Quiet")
+    written = [*result.written, *(root / key / "accompaniment.wav" for key in result.accompaniments)]
+    assert result.nb_bytes == sum(path.stat().st_size for path in written)
+    texts = sum(path.stat().st_size for path in result.written)
+    assert planned.nb_bytes == texts + 2 * (44 + LEAST * 4)  # Loud takes twice as much, as it overflows
+    assert 0 < result.free_bytes <= shutil.disk_usage(tmp_path).total
     assert "train/Loud: accompaniment is FLOAT, its sum overflows PCM_16" in result.notes
     assert not [note for note in result.notes if "train/Quiet" in note]
     parts = musdb18.TARGETS["accompaniment"]
@@ -450,8 +495,10 @@ def test_stems_that_cannot_be_summed_are_listed(make_root: Callable[..., Path], 
     soundfile.write(root / "train/A/bass.wav", np.zeros((LEAST, 2)), RATE, subtype="PCM_24")
     write_wav(root / "train/B/drums.wav", nb_samples=LEAST + 1)
     result = make_csv(root, stems=2, out=tmp_path, make_accompaniment=True)
-    assert "PCM_16 and PCM_24 stems, expected one format" in result.failed["train/A"]
-    assert "drums.wav: 527361 samples, but mixture.wav has 527360" in result.failed["train/B"]
+    assert (
+        "PCM_16 and PCM_24 stems, expected one format of PCM_16, PCM_24, FLOAT to sum them" in result.failed["train/A"]
+    )
+    assert "drums.wav: 527361 samples, expected 527360 as in mixture.wav" in result.failed["train/B"]
     assert list(make_csv(root, stems=4, out=tmp_path).failed) == [
         "train/B"
     ]  # where no sum is needed, formats may differ
@@ -465,10 +512,36 @@ def test_an_accompaniment_that_fails_is_named_and_no_csv_written(
     result = make_csv(
         root, stems=2, out=tmp_path / "out", validation="B", make_accompaniment=True, parallel=Parallel(jobs=1)
     )
-    assert list(result.failed) == ["train/A"]
+    path = root / "train/A/accompaniment.wav"
+    assert result.failed == {"train/A": f"{path}: cannot be written: Is a directory"}
     assert result.accompaniments == ("train/B",)
+    assert result.nb_bytes == (root / "train/B/accompaniment.wav").stat().st_size
     assert not (tmp_path / "out").exists()
     assert not list(root.rglob(".*"))
+
+
+@pytest.mark.parametrize("failing", ["touch", "write"])
+def test_an_accompaniment_that_cannot_be_written(
+    make_root: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    def refuse(path: Path, *_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    def fill_disk(self: audio.SumWriter, *_: object) -> None:
+        raise AudioError(f"{self.path}: the disk is full", "unwritable")
+
+    root = make_root("AB", signals=musdb18.STREAMS)
+    if failing == "touch":
+        monkeypatch.setattr(Path, "touch", refuse)
+    else:
+        monkeypatch.setattr(audio.SumWriter, "write", fill_disk)
+    result = make_csv(
+        root, stems=2, out=tmp_path / "out", validation="B", make_accompaniment=True, parallel=Parallel(jobs=1)
+    )
+    reason = {"touch": "cannot be written: Permission denied", "write": "the disk is full"}[failing]
+    assert result.failed == {f"train/{n}": f"{root}/train/{n}/accompaniment.wav: {reason}" for n in "AB"}
+    assert (result.accompaniments, result.nb_bytes) == ((), 0)
+    assert not list(root.rglob("*accompaniment.wav"))
 
 
 # Files that are there
@@ -478,7 +551,10 @@ def test_dry_run_writes_nothing(root: Path, tmp_path: Path) -> None:
     before = sorted(tmp_path.rglob("*"))
     planned = make_csv(root, stems=4, out=tmp_path / "out", dry_run=True)
     assert sorted(tmp_path.rglob("*")) == before
-    assert planned == make_csv(root, stems=4, out=tmp_path / "out")
+    done = make_csv(root, stems=4, out=tmp_path / "out")
+    assert planned.free_bytes > 0
+    assert replace(planned, free_bytes=0) == replace(done, free_bytes=0)
+    assert done.nb_bytes == sum(path.stat().st_size for path in done.written)
 
 
 def test_nothing_is_replaced_without_force(root: Path, tmp_path: Path) -> None:
@@ -639,21 +715,38 @@ def row(mix: str, rest: str = "a/vocals.wav,a/accompaniment.wav,13.000000") -> s
         ("", 1, "", "the file is empty"),
         ("\n\n", 1, "", "the file is empty"),
         (GOOD + OTHER, 1, "", "no header"),
-        ((HEADER + GOOD).replace(",", ";"), 1, "", "semicolons between the fields"),
-        ((HEADER + GOOD).replace(",", "\t"), 1, "", "tabs between the fields"),
+        ((HEADER + GOOD).replace(",", ";"), 1, "", "no header (separated by semicolons or tabs?)"),
+        ((HEADER + GOOD).replace(",", "\t"), 1, "", "no header (separated by semicolons or tabs?)"),
         (HEADER, 1, "", "no rows"),
         ((HEADER + GOOD).replace("mix_path", "mixture_path"), 1, "mix_path", "no such column"),
         ("mix_path,vocals_path,accompaniment_path\n" + GOOD.replace(",13.000000", ""), 1, "duration", "no such column"),
-        ("mix_path,duration\na/mixture.wav,13.000000\n", 1, "", "no column of an instrument"),
-        ((HEADER + GOOD).replace("mix_path,", "mix_path, "), 1, " vocals_path", "spaces around the name"),
+        ("mix_path,duration\na/mixture.wav,13.000000\n", 1, "", "no instrument: Spleeter's masks need two"),
+        ("mix_path,vocals_path,duration\na/mixture.wav,a/vocals.wav,13.5\n", 1, "", "vocals_path alone: Spleeter's"),
+        (HEADER + GOOD.replace("a/vocals", "a/./mixture"), 2, "vocals_path", "a/./mixture.wav: the file of mix_path"),
+        (HEADER + GOOD.replace("accompaniment", "vocals"), 2, "accompaniment_path", "the file of voc"),
+        ("note," + HEADER + ",b" + GOOD[1:] + "x," + GOOD, 2, "note", "an empty cell among texts"),
+        (
+            HEADER + OTHER + "a/mixture.wav,a/vocals.wav\n",
+            3,
+            "",
+            "2 fields, expected 4: pandas fills the rest with NaN",
+        ),
+        (HEADER + OTHER + '""\n', 3, "", "1 field, expected 4"),
+        ((HEADER + GOOD).replace("mix_path,", "mix_path, "), 1, "vocals_path", "spaces around the name"),
         ((HEADER + GOOD).replace("vocals_path", "accompaniment_path"), 1, "accompaniment_path", "there twice"),
         (HEADER + GOOD + "b, c" + OTHER[1:], 3, "", "5 fields, expected 4"),
         (HEADER + row("a/mix.wav") + OTHER + "b/mixture.wav,13.5\n", 4, "", "2 fields, expected 4"),
-        (HEADER + GOOD + '"b/mixture.wav,b/vocals.wav,b/accompaniment.wav,13.5\n', 3, "", "no valid CSV"),
+        (
+            HEADER + GOOD + '"b/mixture.wav,b/vocals.wav,b/accompaniment.wav,13.5\n',
+            3,
+            "",
+            "a double quote that is not closed",
+        ),
+        (HEADER + '"b/mixture.wav,b/vocals.wav,13.5\n' + GOOD, 2, "", "a double quote that is not closed"),
         (HEADER + GOOD.replace("13.000000", "13"), 1, "duration", "whole numbers only"),
         (HEADER + GOOD.replace("13.000000", "13s"), 2, "duration", "13s: no number above 0"),
         (HEADER + GOOD.replace("13.000000", '"13,0"'), 2, "duration", "13,0: no number above 0"),
-        (HEADER + GOOD.replace("13.000000", "nan"), 2, "duration", "nan: no number above 0"),
+        (HEADER + GOOD.replace("13.000000", "nan"), 2, "duration", "nan, which pandas reads as NaN"),
         (HEADER + GOOD.replace("13.000000", "0.000000"), 2, "duration", "0.000000: no number above 0"),
         (HEADER + GOOD.replace("13.000000", "-13.000000"), 2, "duration", "-13.000000: no number above 0"),
         (HEADER + GOOD.replace("13.000000", "13.002"), 2, "duration", "13.002 s, but mix_path has 13.000000 s"),
@@ -665,14 +758,23 @@ def row(mix: str, rest: str = "a/vocals.wav,a/accompaniment.wav,13.000000") -> s
         (HEADER + OTHER + row("b/../../lint/a/mixture.wav"), 3, "mix_path", "leads out of the data folder"),
         (HEADER + OTHER + row("a/mix.wav"), 3, "mix_path", "a/mix.wav: no such file"),
         (HEADER + OTHER + row("a" * 300), 3, "mix_path", "aaa: no such file"),
-        (HEADER + "\nx/m.wav,x/v.wav,x/a.wav,13.5\n", 1, "", "none of the 3 files is in "),
-        (HEADER + OTHER + GOOD.replace("a/vocals", "mixed/longer"), 3, "vocals_path", "617400 samples, but mix_path"),
-        (HEADER + OTHER + GOOD.replace("a/vocals", "mixed/rate"), 3, "vocals_path", "48000 Hz, but mix_path has 44100"),
-        (HEADER + OTHER + GOOD.replace("a/vocals", "mixed/mono"), 3, "vocals_path", "1 channels, but mix_path has 2"),
+        (HEADER + "\nx/m.wav,x/v.wav,x/a.wav,13.5\n", 1, "", "none of the files (3) is in "),
+        (
+            HEADER + OTHER + GOOD.replace("a/vocals", "mixed/longer"),
+            3,
+            "vocals_path",
+            "617400 samples, expected 573300 as in mix_path",
+        ),
+        (HEADER + OTHER + GOOD.replace("a/vocals", "mixed/rate"), 3, "vocals_path", "48000 Hz, expected 44100"),
+        (HEADER + OTHER + GOOD.replace("a/vocals", "mixed/mono"), 3, "vocals_path", "1 channel, expected 2"),
         (HEADER + OTHER + GOOD.replace("a/vocals", "mixed/broken"), 3, "vocals_path", "no readable wav"),
-        (HEADER + GOOD.replace("a/", "mono/"), 2, "mix_path", "1 channel(s): Spleeter drops the track silently"),
-        (HEADER + GOOD.replace("a/", "short/").replace("13.0", "11.958254"), 2, "", "11.958 s: Spleeter drops tracks"),
-        (HEADER + GOOD + "\n" + OTHER + GOOD, 5, "mix_path", "the same mixture as in line 2"),
+        (HEADER + GOOD.replace("a/", "mono/"), 2, "mix_path", "1 channel, expected 2"),
+        (
+            HEADER + GOOD.replace("a/", "short/").replace("13.0", "11.958254"),
+            2,
+            "",
+            "527359 samples (11.958 s): Spleeter drops",
+        ),
         (HEADER + row("1001") + row("1002"), 1, "mix_path", "numbers only"),
     ],
 )
@@ -686,11 +788,38 @@ def test_linter_finds(tmp_path: Path, lint_root: Path, content: str, line: int, 
     assert [finding.line for finding in findings] == sorted(finding.line for finding in findings)
 
 
-def test_linter_finds_a_byte_order_mark(tmp_path: Path, lint_root: Path) -> None:
+@pytest.mark.parametrize("content", [HEADER + '"a/mixture.wav,a/v\n', '"' + HEADER + GOOD, HEADER + GOOD + 'b,"c\n'])
+def test_linter_finds_one_fault_where_a_quote_is_open(tmp_path: Path, lint_root: Path, content: str) -> None:
     path = tmp_path / "theirs.csv"
-    path.write_text(HEADER + GOOD, encoding="utf-8-sig")
+    path.write_text(content)
     (finding,) = check_csv(path, lint_root).findings
-    assert (finding.line, finding.problem) == (1, "a byte order mark before the header")
+    assert finding.line == content[: content.index('"')].count("\n") + 1
+    with pytest.raises(pandas.errors.ParserError, match="EOF inside string"):
+        pandas.read_csv(path)
+
+
+def test_linter_looks_for_the_columns_of_a_template(tmp_path: Path, lint_root: Path) -> None:
+    path = tmp_path / "theirs.csv"
+    path.write_text(HEADER.replace("duration", "piano_path,duration") + GOOD.replace(",13", ",a/none.wav,13"))
+    assert check_csv(path, lint_root, stems=2).findings == ()  # Spleeter opens the files of its instruments only
+    assert [f.problem for f in check_csv(path, lint_root).findings] == [f"a/none.wav: no such file in {lint_root}"]
+    found = [(f.line, f.column) for f in check_csv(path, lint_root, stems=4).findings]
+    assert found == [(1, "drums_path"), (1, "bass_path"), (1, "other_path")]
+    with pytest.raises(ParameterError, match="stems is 5, expected 2 or 4"):
+        check_csv(path, lint_root, stems=5)
+    path.write_text("mix_path,vocals_path,duration\na/mixture.wav,a/vocals.wav,13.000000\n")
+    (finding,) = check_csv(path, lint_root).findings
+    expected = "add accompaniment_path for 2 stems or drums_path, bass_path, other_path for 4 stems"
+    assert finding.advice == expected
+
+
+def test_pandas_reads_as_the_linter_says(tmp_path: Path) -> None:
+    path = tmp_path / "theirs.csv"
+    path.write_text(HEADER + OTHER + " \t\n" + "a/mixture.wav,a/vocals.wav\n")
+    frame = pandas.read_csv(path)
+    assert len(frame) == 2
+    assert np.isnan(frame["accompaniment_path"][1])
+    assert np.isnan(frame["duration"][1])
 
 
 @pytest.mark.parametrize(
@@ -702,15 +831,23 @@ def test_linter_finds_a_byte_order_mark(tmp_path: Path, lint_root: Path) -> None
         (HEADER + GOOD.replace("13.000000", "1.3e1") + OTHER.replace("13.500000", "13.5004"), 2),
         (HEADER + OTHER.replace("b/mixture.wav", '"b/mixture.wav"'), 1),
         ("id," + HEADER + "7," + GOOD, 1),
+        ("\xef\xbb\xbf" + HEADER + GOOD, 1),
+        (HEADER + " \t\n" + GOOD + "  \n", 1),
+        (" \n" + HEADER + GOOD, 1),
+        (HEADER + GOOD + "\n" + OTHER + GOOD, 3),  # more of one track on purpose
+        ("note," + HEADER + "," + GOOD + "," + OTHER, 2),
+        ("id," + HEADER + "," + GOOD + "7," + OTHER, 2),  # numbers and NaN are one type
+        ("piano_path," + HEADER + "," + GOOD + "," + OTHER, 2),
+        (HEADER.replace("\n", ",\n") + GOOD, 1),  # pandas fills the nameless column
         (HEADER + GOOD.replace("a/mixture", "b/../a/mixture"), 1),
     ],
 )
 def test_linter_is_silent_on_sound_files(tmp_path: Path, lint_root: Path, content: str, nb_rows: int) -> None:
     path = tmp_path / "theirs.csv"
-    path.write_bytes(content.encode())
+    path.write_bytes(content.encode("latin-1"))
     check = check_csv(path, lint_root)
     assert check.findings == ()
-    assert check.nb_rows == nb_rows
+    assert check.nb_rows == nb_rows == len(pandas.read_csv(path))
 
 
 def test_linter_says_which_root_it_took(tmp_path: Path, lint_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -721,7 +858,7 @@ def test_linter_says_which_root_it_took(tmp_path: Path, lint_root: Path, monkeyp
     path.write_text(HEADER + GOOD + OTHER)
     check = check_csv(path)
     assert (check.root, check.nb_rows) == (path.parent, 2)
-    assert check.findings[0].problem == f"none of the 6 files is in {path.parent}"
+    assert check.findings[0].problem == f"none of the files (6) is in {path.parent}"
     monkeypatch.setenv("MUSDB_PATH", str(lint_root))
     check = check_csv(path)
     assert (check.root, check.findings) == (lint_root, ())

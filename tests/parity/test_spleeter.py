@@ -132,7 +132,7 @@ def test_spleeter_trains_on_our_files(root: Path, tmp_path: Path, monkeypatch: p
     levels = np.array(got["levels"])
     np.testing.assert_allclose(levels / levels[0], [gains[n] / gains["ANiMAL - Rockshow"] for n in sorted(gains)], 0.03)
     for split in ("train", "validation", "test"):
-        assert check_csv(Path(f"runs/a b/musdb_{stems}stems_{split}.csv"), root).findings == ()
+        assert check_csv(Path(f"runs/a b/musdb_{stems}stems_{split}.csv"), root, stems).findings == ()
 
 
 def test_the_least_length_is_spleeters(tmp_path: Path) -> None:
@@ -149,10 +149,16 @@ def test_the_least_length_is_spleeters(tmp_path: Path) -> None:
     result = make_csv(root, stems=2, out=tmp_path, validation="1")
     left_out = {key.removeprefix("train/") for key in result.left_out}
 
-    csvs = [f"{name}.csv" for name in lengths]
+    header, row = (tmp_path / "12.5 s.csv").read_text().splitlines()
+    odd = tmp_path / "odd.csv"
+    odd.write_text(f"{header},note,id\n \t\n{row},,\n{row},,7\n", encoding="utf-8-sig")
+    assert check_csv(odd, root).findings == ()
+
+    csvs = [*(f"{name}.csv" for name in lengths), "odd.csv"]
     got = run_spleeter(COUNTS, "musdb_2stems.json", "data", *csvs, cwd=tmp_path)
 
     assert isinstance(got, dict)
     assert left_out == {"short", "11.5 s"}
     for split in ("train", "validation"):
+        assert got[f"odd.csv {split}"] == 2 * got[f"12.5 s.csv {split}"] > 0
         assert {name for name in lengths if not got[f"{name}.csv {split}"]} == left_out, got
