@@ -16,7 +16,7 @@ import platform
 import shutil
 import subprocess
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -84,10 +84,14 @@ RESIDUAL_ONE_CHANNEL_DB: Final = -20.0
 CHANNEL_GAP_DB: Final = 6.0
 
 RESIDUAL_EXACT_DB: Final = -60.0
-"""The same for full-band wav files: five roundings to 16 bits are at -94 dB full scale, a soft mixture at -30 dB."""
+"""The same for full-band wav files: five roundings to 16 bits are at -94 dB full scale, a soft mixture at -30 dB.
+
+Not seen on the real HQ dataset. Also the limit for an accompaniment minus drums, bass and other, which as `convert`
+writes it is nothing for integers and float32's rounding for FLOAT.
+"""
 
 RESIDUAL_FLOOR_DB: Final = -80.0
-"""Residual relative to full scale that is never reported: in a very soft mixture it is rounding, not a fault."""
+"""Residual relative to full scale that is never reported: in a very soft sum it is rounding, not a fault."""
 
 LOW_BAND: Final = (14_000, 16_000)
 """Hz. Both MUSDB18 and HQ have energy here."""
@@ -104,6 +108,8 @@ CUT_DB: Final = 20.0
 VARIANT_SHARE: Final = 0.75
 """Share of the tracks that must agree on the bandwidth: some full-band productions use sounds that were once cut."""
 
+_ACCOMPANIMENT: Final = "accompaniment"
+_SUMS: Final = {"mixture": musdb18.STEMS, _ACCOMPANIMENT: musdb18.TARGETS[_ACCOMPANIMENT]}
 _FFT_SIZE: Final = 4096  # 93 ms: a block holds eight
 _LOUDEST_FLOAT: Final = 1e9  # beyond any mistaken scale, as 2**15 or 2**31 for 1: not audio
 _NB_SHOWN: Final = 5
@@ -132,7 +138,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class StemCheck:
-    """What was measured of one stem or the mixture.
+    """What was measured of one stem, the mixture or the accompaniment.
 
     Attributes
     ----------
@@ -141,8 +147,7 @@ class StemCheck:
     peak_db : level of each channel's largest sample, in dB full scale.
     difference_db : energy of left - right, in dB relative to twice the energy of both channels (the most it can be).
     sum_db : energy of left + right in the same way. None in both means silence, in one of them an exact copy.
-    nb_full_scale : samples at full scale, of both channels together.
-    nb_clipped : those in runs of `CLIPPED_RUN` or more.
+    nb_clipped : samples at full scale or beyond in runs of `CLIPPED_RUN` or more, of both channels together.
     longest_run : the longest run at full scale, in samples.
     """
 
@@ -151,7 +156,6 @@ class StemCheck:
     peak_db: Pair
     difference_db: float | None
     sum_db: float | None
-    nb_full_scale: int
     nb_clipped: int
     longest_run: int
 
@@ -169,29 +173,28 @@ class TrackCheck:
     Attributes
     ----------
     key : subset and name.
-    subset : `train` or `test`.
     split : the official split.
-    sample_rate : Hz of the mixture; None where it cannot be read, as in the next two.
-    nb_samples : samples per channel of the mixture.
-    seconds : length of the mixture.
+    sample_rate : Hz of the mixture; None where it cannot be read.
+    seconds : length of the mixture; None where it cannot be read.
     stems : measures of what could be read, by stem, mixture first.
     residual_db : mixture minus the sum of the stems in each channel, in dB relative to the mixture (0 where the mixture
         is silent and the stems are not); None as a whole where stems are missing or do not match.
-    bandwidth : `cut` where nothing is left above 17.5 kHz, `full` where there is, `unknown` where it is too soft to
-        tell.
+    accompaniment_residual_db : the same for the accompaniment and the sum of drums, bass and other.
+    bandwidth : `cut` where nothing is left above 17.5 kHz, `full` where there is, `unknown` where the sound is too soft
+        to tell or the sample rate too low.
     bands_db : level of the mixture in `LOW_BAND` and `HIGH_BAND`: that of white noise of the same density, in dB full
-        scale, in the typical one of those frames that are louder than most in the low band.
+        scale, in the typical one of those frames that are louder than most in the low band. None in both where it was
+        not measured.
     problems : errors in reading.
     """
 
     key: str
-    subset: str
     split: str
     sample_rate: int | None
-    nb_samples: int | None
     seconds: float | None
     stems: dict[str, StemCheck]
     residual_db: Pair | None
+    accompaniment_residual_db: Pair | None
     bandwidth: str
     bands_db: Pair
     problems: tuple[Finding, ...]
@@ -206,15 +209,13 @@ class DatasetCheck:
     root : its folder.
     layout : `stems`, `wav` or `hq`.
     variant : `VARIANT_AAC`, `VARIANT_FULL` or `VARIANT_UNKNOWN`, by the tracks' bandwidth.
-    subsets : number of tracks in each subset.
-    splits : number of tracks in each official split.
+    splits : number of tracks in each official split; those of `train` and `valid` lie in train.
     seconds : length of all readable tracks together.
     """
 
     root: str
     layout: str
     variant: str
-    subsets: dict[str, int]
     splits: dict[str, int]
     seconds: float
 
@@ -225,25 +226,21 @@ class MachineCheck:
 
     Attributes
     ----------
-    python : version.
     platform : operating system and processor, as Python names them.
     cores : processor cores that this process may use.
     memory_bytes : size of the memory, None where the system does not say.
     free_bytes : free space on the disk of the dataset, else of the current folder.
     ffmpeg : path of the ffmpeg program, None where there is none. musdbkit never needs it; musdb, stempeg and museval
         do.
-    ffmpeg_version : what that program says.
     gpus : names of the GPUs.
-    versions : versions of musdbkit and of `PACKAGES`, None for those not installed.
+    versions : versions of Python, musdbkit and `PACKAGES`, None for those not installed.
     """
 
-    python: str
     platform: str
     cores: int
     memory_bytes: int | None
     free_bytes: int
     ffmpeg: str | None
-    ffmpeg_version: str | None
     gpus: tuple[str, ...]
     versions: dict[str, str | None]
 
@@ -274,12 +271,7 @@ class CheckResult:
         return not any(finding.level in bad for finding in self.findings)
 
 
-def check(
-    root: Path | None,
-    *,
-    strict: bool = False,
-    parallel: Parallel = tracks.ALL_CORES,
-) -> CheckResult:
+def check(root: Path | None, *, strict: bool = False, parallel: Parallel = tracks.ALL_CORES) -> CheckResult:
     """Return what is on this machine and what is right and wrong with a dataset.
 
     A fault in the data, even the lack of it, is a finding and not an exception.
@@ -302,14 +294,20 @@ def check(
     layout = "stems" if found[0].layout == "stems" else max(track.layout for track in found)  # wav, if any is
     variant = _variant_of(checks, layout)
     findings = [_finding("error", "unreadable", key, "", message) for key, message in outcome.failed.items()]
-    findings += _judge_dataset(found, checks, layout, variant)
+    findings += [*_judge_tracks(found, layout), *_judge_bandwidth(checks, layout, variant)]
     for each in checks:
-        findings += [*each.problems, *_judge_stems(each), *_judge_mixture(each, layout, variant), *_errata(each)]
+        unsure = each.bandwidth == "unknown" and variant != VARIANT_FULL
+        lossy = layout == "stems" or each.bandwidth == "cut" or unsure
+        findings += [*each.problems, *_judge_stems(each)]
+        findings += _judge_sum(each, "mixture", each.residual_db, lossy=lossy)
+        findings += _judge_sum(each, _ACCOMPANIMENT, each.accompaniment_residual_db, lossy=False)
+        for e in musdb18.errata_of(each.key.partition("/")[2]):
+            message = f"known fault: {e.defect}" + (f" (at {e.position})" if e.position else "")
+            findings.append(_finding("note", "errata", each.key, "", message))
     dataset = DatasetCheck(
         root=str(root),
         layout=layout,
         variant=variant,
-        subsets={subset: sum(track.subset == subset for track in found) for subset in musdb18.SUBSETS},
         splits={split: sum(track.split == split for track in found) for split in ("train", "valid", "test")},
         seconds=round(sum(each.seconds or 0.0 for each in checks), 3),
     )
@@ -320,44 +318,27 @@ def check(
 # Measuring
 
 
-class _ChannelRuns:
-    """Counts runs of samples at full scale in one channel, across blocks."""
+class _RunMeter:
+    """Finds runs of samples at or beyond full scale in one channel, across blocks."""
 
     def __init__(self) -> None:
-        self.nb_full_scale = 0
         self.nb_clipped = 0
         self.longest = 0
-        self._open = (0, 0)  # sign and length of the run that the last block ended in
+        self._open = 0  # length of the run that the last block ended in, with the sign of its samples
 
-    def add(self, samples: NDArray[np.float32], loud: bool) -> None:
-        """Count in a block [shape=(nb_samples,)]; unless `loud`, none of it is at full scale."""
-        if not loud:
-            self._close(*self._open)
-            self._open = (0, 0)
-            return
+    def add(self, samples: NDArray[np.float32]) -> None:
+        """Count the runs that end in a block [shape=(nb_samples,)]."""
         signs = (samples >= FULL_SCALE).astype(np.int8) - (samples <= -FULL_SCALE)
-        starts = np.concatenate(([0], np.flatnonzero(np.diff(signs)) + 1))
-        lengths = np.diff(starts, append=len(signs))
-        signs = signs[starts]
-        if signs[0] == self._open[0]:
-            lengths[0] += self._open[1]
+        bounds = np.flatnonzero(np.diff(signs, prepend=2, append=2))
+        runs = np.diff(bounds) * signs[bounds[:-1]]  # with sign, 0 below full scale
+        if runs[0] * self._open > 0:
+            runs[0] += self._open
         else:
-            self._close(*self._open)
-        self._open = (int(signs[-1]), int(lengths[-1]))
-        for sign, length in zip(signs[:-1].tolist(), lengths[:-1].tolist(), strict=True):
-            self._close(sign, length)
-
-    def finish(self) -> None:
-        """Count the run that the file ends in."""
-        self.add(np.empty(0, np.float32), loud=False)
-
-    def _close(self, sign: int, length: int) -> None:
-        """Count a run that has ended; one of sign 0 is below full scale."""
-        if not sign:
-            return
-        self.nb_full_scale += length
-        self.nb_clipped += length if length >= CLIPPED_RUN else 0
-        self.longest = max(self.longest, length)
+            runs = np.concatenate(([self._open], runs))
+        self._open = int(runs[-1])
+        lengths = np.abs(runs[:-1])
+        self.nb_clipped += int(lengths[lengths >= CLIPPED_RUN].sum())
+        self.longest = max(self.longest, int(lengths.max(initial=0)))
 
 
 class _StemMeter:
@@ -369,7 +350,7 @@ class _StemMeter:
         self._peaks = np.zeros(musdb18.NB_CHANNELS)
         self._difference = 0.0
         self._sum = 0.0
-        self._runs = [_ChannelRuns() for _ in range(musdb18.NB_CHANNELS)]
+        self._runs = [_RunMeter() for _ in range(musdb18.NB_CHANNELS)]
 
     def add(self, planes: Planes) -> None:
         """Measure a block [shape=(2, nb_samples), float32]."""
@@ -381,12 +362,12 @@ class _StemMeter:
         self._difference += _energy(planes[0] - planes[1])
         self._sum += _energy(planes[0] + planes[1])
         for runs, plane, peak in zip(self._runs, planes, peaks, strict=True):
-            runs.add(plane, bool(peak >= FULL_SCALE))
+            runs.add(plane if peak >= FULL_SCALE else plane[:1])  # one sample below ends a run as well as all
 
     def result(self) -> StemCheck:
         """Return what was measured."""
         for runs in self._runs:
-            runs.finish()
+            runs.add(np.zeros(1, np.float32))
         most = 2 * self.energies.sum()
         return StemCheck(
             nb_samples=self.nb_samples,
@@ -394,7 +375,6 @@ class _StemMeter:
             peak_db=_pair_db(self._peaks**2, np.ones(2)),
             difference_db=_db(self._difference, most),
             sum_db=_db(self._sum, most),
-            nb_full_scale=sum(runs.nb_full_scale for runs in self._runs),
             nb_clipped=sum(runs.nb_clipped for runs in self._runs),
             longest_run=max(runs.longest for runs in self._runs),
         )
@@ -406,6 +386,7 @@ class _BandMeter:
     def __init__(self, sample_rate: int) -> None:
         frequencies = np.fft.rfftfreq(_FFT_SIZE, 1 / sample_rate)
         self._bins = [slice(*np.searchsorted(frequencies, band)) for band in (LOW_BAND, HIGH_BAND)]
+        self._measurable = sample_rate > 2 * HIGH_BAND[1] and all(bins.stop > bins.start for bins in self._bins)
         self._window = np.hanning(_FFT_SIZE).astype(np.float32)
         self._scale = 1 / float(np.sum(self._window**2))
         self._frames: list[NDArray[np.float64]] = []
@@ -413,7 +394,7 @@ class _BandMeter:
     def add(self, planes: Planes) -> None:
         """Measure a block [shape=(2, nb_samples), float32], less what fills no frame."""
         nb_frames = planes.shape[1] // _FFT_SIZE
-        if nb_frames:
+        if nb_frames and self._measurable:
             frames = planes[:, : nb_frames * _FFT_SIZE].reshape(2, nb_frames, _FFT_SIZE)
             spectra = np.fft.rfft(frames * self._window)
             bands = [np.mean(np.abs(spectra[:, :, bins]) ** 2, axis=(0, 2), dtype=np.float64) for bins in self._bins]
@@ -436,13 +417,14 @@ class _BandMeter:
 
 
 class _TrackMeter:
-    """Measures the stems of one track and, where all five are there and match, the mixture against their sum."""
+    """Measures the stems of one track, and sums against their parts: `sums` are those whose headers match."""
 
-    def __init__(self, names: Sequence[str], sample_rate: int, *, matching: bool) -> None:
+    def __init__(
+        self, names: Sequence[str] = (), sample_rate: int = musdb18.SAMPLE_RATE, sums: Sequence[str] = ()
+    ) -> None:
         self.stems = {name: _StemMeter() for name in names}
-        self._bands = _BandMeter(sample_rate)
-        self._residual = np.zeros(musdb18.NB_CHANNELS)
-        self._matching = matching
+        self.bands = _BandMeter(sample_rate)
+        self._residuals = {name: np.zeros(musdb18.NB_CHANNELS) for name in sums}
 
     def add(self, blocks: Sequence[audio.Samples | None]) -> None:
         """Measure a block of each stem [shape of each=(nb_samples, 2), float32], None for those that have ended."""
@@ -454,83 +436,95 @@ class _TrackMeter:
         for name, plane in planes.items():
             self.stems[name].add(plane)
         if "mixture" in planes:
-            self._bands.add(planes["mixture"])
-        self._matching &= len(planes) == len(self.stems)
-        if self._matching:
-            residual = planes["mixture"].copy()
-            for stem in musdb18.STEMS:
-                residual -= planes[stem]
-            self._residual += _energies(residual)
+            self.bands.add(planes["mixture"])
+        for name in list(self._residuals):
+            there = [planes[part] for part in (name, *_SUMS[name]) if part in planes]
+            if len(there) <= len(_SUMS[name]) or len({plane.shape for plane in there}) > 1:
+                del self._residuals[name]
+                continue
+            residual = there[0].copy()
+            for part in there[1:]:
+                residual -= part
+            self._residuals[name] += _energies(residual)
 
     def drop(self, stem: str) -> None:
         """Forget a stem of which only a part could be read."""
         del self.stems[stem]
-        self._matching = False
+        self._residuals = {name: r for name, r in self._residuals.items() if stem not in (name, *_SUMS[name])}
 
-    def residual_db(self) -> Pair | None:
-        """Return the residual against the mixture, or None where they do not match."""
-        if not self._matching:
+    def residual_db(self, name: str) -> Pair | None:
+        """Return a sum's residual against the sum, or None where its parts do not match."""
+        if name not in self._residuals:
             return None
-        mixture = self.stems["mixture"].energies
-        return _pair_db(self._residual, np.where(mixture > 0, mixture, self._residual))
-
-    def bandwidth(self) -> tuple[str, Pair]:
-        """Return the mixture's bandwidth and the level of its two bands."""
-        return self._bands.result()
+        residual, total = self._residuals[name], self.stems[name].energies
+        return _pair_db(residual, np.where(total > 0, total, residual))
 
 
 def _check_track(track: Track) -> TrackCheck:
     """Return the measures of one track, with what went wrong in reading it."""
-    return _check_stem_file(track) if track.layout == "stems" else _check_folder(track)
+    read = _read_stem_file if track.layout == "stems" else _read_folder
+    meter, sample_rate, problems = read(track)
+    stems = {name: stem.result() for name, stem in meter.stems.items()}
+    bandwidth, bands_db = meter.bands.result()
+    return TrackCheck(
+        key=track.key,
+        split=track.split,
+        sample_rate=sample_rate,
+        seconds=round(stems["mixture"].nb_samples / sample_rate, 3) if "mixture" in stems and sample_rate else None,
+        stems=stems,
+        residual_db=meter.residual_db("mixture"),
+        accompaniment_residual_db=meter.residual_db(_ACCOMPANIMENT),
+        bandwidth=bandwidth,
+        bands_db=bands_db,
+        problems=tuple(problems),
+    )
 
 
-def _check_stem_file(track: Track) -> TrackCheck:
-    """Return the measures of a stem file."""
+def _read_stem_file(track: Track) -> tuple[_TrackMeter, int | None, list[Finding]]:
+    """Return the measures of a stem file, its sample rate and what is wrong with it."""
     try:
-        sample_rate = audio.probe_stems(track.path)[0].sample_rate
-        meter = _TrackMeter(musdb18.STREAMS, sample_rate, matching=True)
+        info = audio.probe_stems(track.path)[0]  # the others are like it, or it raises an error
+        meter = _TrackMeter(musdb18.STREAMS, info.sample_rate, ["mixture"])
         for blocks in audio.decode_stems(track.path):
             meter.add(blocks)
     except AudioError as error:
-        return _track_check(track, None, None, [_read_error(track, error.stem, track.path, error)])
-    problems = []
-    if sample_rate != musdb18.SAMPLE_RATE:
-        problems.append(_wrong_rate(track, "", sample_rate))
-    return _track_check(track, meter, sample_rate, problems)
+        return _TrackMeter(), None, [_read_error(track, error.stem, track.path, error)]
+    return meter, info.sample_rate, _compare_headers(track, {"": info})
 
 
-def _check_folder(track: Track) -> TrackCheck:
-    """Return the measures of a folder of wav or flac files."""
+def _read_folder(track: Track) -> tuple[_TrackMeter, int | None, list[Finding]]:
+    """Return the measures of a folder of wav or flac files, the mixture's sample rate and what is wrong with them."""
     problems: list[Finding] = []
     infos: dict[str, audio.AudioInfo] = {}
-    for stem in musdb18.STREAMS:
+    for stem in (*musdb18.STREAMS, _ACCOMPANIMENT):
         path = tracks.find_audio(track.path, stem)
-        if path is None:
-            message = f"no {stem}.wav or {stem}.flac in {track.path}: fetch or convert the track again"
-            problems.append(_finding("error", "missing", track.key, stem, message))
-            continue
         try:
-            infos[stem] = audio.info(path)
+            if path is not None:
+                infos[stem] = audio.info(path)
+            elif stem != _ACCOMPANIMENT:
+                message = f"no {stem}.wav or {stem}.flac in {track.path}: fetch or convert the track again"
+                problems.append(_finding("error", "missing", track.key, stem, message))
         except AudioError as error:
-            problems.append(_read_error(track, stem, path, error))
+            problems.append(_read_error(track, stem, track.file(stem), error))
     problems += _compare_headers(track, infos)
-    stereo = [stem for stem, info in infos.items() if info.nb_channels == musdb18.NB_CHANNELS]
-    shapes = {(infos[stem].sample_rate, infos[stem].nb_samples) for stem in stereo}
     sample_rate = infos["mixture"].sample_rate if "mixture" in infos else None
-    meter = _TrackMeter(
-        stereo, sample_rate or musdb18.SAMPLE_RATE, matching=len(stereo) == len(musdb18.STREAMS) and len(shapes) == 1
-    )
-
+    shapes = {
+        stem: (info.sample_rate, info.nb_samples)
+        for stem, info in infos.items()
+        if info.nb_channels == musdb18.NB_CHANNELS
+    }
+    sums = [name for name in _SUMS if name in shapes and all(shapes.get(p) == shapes[name] for p in _SUMS[name])]
+    meter = _TrackMeter(list(shapes), sample_rate or musdb18.SAMPLE_RATE, sums)
     failed: dict[str, AudioError] = {}
     readers = [
-        _read_blocks(track.file(stem), infos[stem], functools.partial(failed.setdefault, stem)) for stem in stereo
+        _read_blocks(track.file(stem), infos[stem], functools.partial(failed.setdefault, stem)) for stem in shapes
     ]
     for blocks in itertools.zip_longest(*readers):
         meter.add(blocks)
     for stem, reason in failed.items():
         meter.drop(stem)
         problems.append(_read_error(track, stem, track.file(stem), reason))
-    return _track_check(track, meter, sample_rate, problems)
+    return meter, sample_rate, problems
 
 
 def _read_blocks(
@@ -546,7 +540,7 @@ def _read_blocks(
         report(error)
 
 
-def _compare_headers(track: Track, infos: dict[str, audio.AudioInfo]) -> list[Finding]:
+def _compare_headers(track: Track, infos: Mapping[str, audio.AudioInfo | audio.StreamInfo]) -> list[Finding]:
     """Return what is wrong with the channels, rates and lengths of a track's files."""
     problems = []
     common = Counter((info.sample_rate, info.nb_samples) for info in infos.values()).most_common(1)
@@ -556,40 +550,19 @@ def _compare_headers(track: Track, infos: dict[str, audio.AudioInfo]) -> list[Fi
             message = f"{info.nb_channels} channel(s), expected {musdb18.NB_CHANNELS}: write it again in stereo"
             problems.append(_finding("error", "channels", track.key, stem, message))
         if info.sample_rate != musdb18.SAMPLE_RATE:
-            problems.append(_wrong_rate(track, stem, info.sample_rate))
+            message = f"{info.sample_rate} Hz, expected {musdb18.SAMPLE_RATE} Hz: resample it"
+            problems.append(_finding("error", "rate", track.key, stem, message))
         if not info.nb_samples:
             message = "no samples: fetch or convert the track again"
             problems.append(_finding("error", "length", track.key, stem, message))
         elif info.sample_rate == sample_rate and info.nb_samples != nb_samples:
             like = next(s for s, i in infos.items() if (i.sample_rate, i.nb_samples) == common[0][0])
             message = (
-                f"{info.nb_samples} samples ({info.seconds:.2f} s), expected {nb_samples} "
+                f"{info.nb_samples} samples ({info.nb_samples / sample_rate:.2f} s), expected {nb_samples} "
                 f"({nb_samples / sample_rate:.2f} s) as in {like}: fetch or convert the track again"
             )
             problems.append(_finding("error", "length", track.key, stem, message))
     return problems
-
-
-def _track_check(
-    track: Track, meter: _TrackMeter | None, sample_rate: int | None, problems: list[Finding]
-) -> TrackCheck:
-    """Return a track's measures, as far as there are any."""
-    stems = {name: stem.result() for name, stem in meter.stems.items()} if meter else {}
-    bandwidth, bands_db = meter.bandwidth() if meter else ("unknown", (None, None))
-    nb_samples = stems["mixture"].nb_samples if "mixture" in stems else None
-    return TrackCheck(
-        key=track.key,
-        subset=track.subset,
-        split=track.split,
-        sample_rate=sample_rate,
-        nb_samples=nb_samples,
-        seconds=round(nb_samples / sample_rate, 3) if nb_samples is not None and sample_rate else None,
-        stems=stems,
-        residual_db=meter.residual_db() if meter else None,
-        bandwidth=bandwidth,
-        bands_db=bands_db,
-        problems=tuple(problems),
-    )
 
 
 def _energy(samples: NDArray[np.float32]) -> float:
@@ -628,12 +601,6 @@ def _read_error(track: Track, stem: str, path: Path, error: AudioError) -> Findi
     return _finding("error", error.code, track.key, stem, str(error).removeprefix(f"{path}: "))
 
 
-def _wrong_rate(track: Track, stem: str, sample_rate: int) -> Finding:
-    """Return the finding for a sample rate that is not the dataset's."""
-    message = f"{sample_rate} Hz, expected {musdb18.SAMPLE_RATE} Hz: resample it"
-    return _finding("error", "rate", track.key, stem, message)
-
-
 def _variant_of(checks: Sequence[TrackCheck], layout: str) -> str:
     """Return the variant on whose bandwidth most tracks agree."""
     told = Counter(each.bandwidth for each in checks if each.bandwidth != "unknown")
@@ -644,21 +611,8 @@ def _variant_of(checks: Sequence[TrackCheck], layout: str) -> str:
     return VARIANT_UNKNOWN
 
 
-def _judge_dataset(found: Sequence[Track], checks: Sequence[TrackCheck], layout: str, variant: str) -> list[Finding]:
-    """Return findings about the dataset as a whole."""
-    findings = [*_judge_names(found), *_judge_bandwidth(checks, layout, variant)]
-    lacking = [track for track in found if layout == "wav" and track.layout == "hq"]
-    if lacking:
-        message = (
-            f"{len(lacking)} of {len(found)} tracks have no accompaniment, {printable(lacking[0].key)} the first: "
-            "convert them again, or make it with make-csv --make-accompaniment"
-        )
-        findings.append(_finding("warning", "missing", "", "accompaniment", message))
-    return findings
-
-
-def _judge_names(found: Sequence[Track]) -> list[Finding]:
-    """Return findings about the number of tracks and the subset they are in."""
+def _judge_tracks(found: Sequence[Track], layout: str) -> list[Finding]:
+    """Return findings about the number of tracks, the subset they are in and what some of them lack."""
     findings = []
     subsets_of: dict[str, set[str]] = {}
     for track in found:
@@ -681,6 +635,13 @@ def _judge_names(found: Sequence[Track]) -> list[Finding]:
         elif official.get(name, *subsets) not in subsets:
             message = f"in {''.join(subsets)}, published in {official[name]}: move it there"
             findings.append(_finding("warning", "overlap", name, "", message))
+    lacking = [track for track in found if layout == "wav" and track.layout == "hq"]
+    if lacking:
+        message = (
+            f"{len(lacking)} of {len(found)} tracks have no accompaniment, {lacking[0].key} the first: "
+            "convert them again, or make it with make-csv --make-accompaniment"
+        )
+        findings.append(_finding("warning", "missing", "", _ACCOMPANIMENT, message))
     return findings
 
 
@@ -714,7 +675,7 @@ def _judge_stems(each: TrackCheck) -> list[Finding]:
         def add(level: str, code: str, message: str, stem: str = stem) -> None:
             findings.append(_finding(level, code, each.key, stem, message))
 
-        if not measured.nb_samples:
+        if not measured.nb_samples or stem == _ACCOMPANIMENT:  # what can be said of a sum is said of its parts
             continue
         if all(measured.silent):
             if stem == "mixture":
@@ -733,7 +694,7 @@ def _judge_stems(each: TrackCheck) -> list[Finding]:
             add("warning", "anti-phase", message)
         if measured.longest_run >= CLIPPED_RUN:
             message = (
-                f"{measured.nb_clipped} samples clipped, up to {measured.longest_run} in a row "
+                f"{measured.nb_clipped} samples at or beyond full scale, up to {measured.longest_run} in a row "
                 f"(peak {max(p for p in measured.peak_db if p is not None):+.2f} dB): "
                 "listen, and use a copy with more headroom if there is one"
             )
@@ -741,37 +702,30 @@ def _judge_stems(each: TrackCheck) -> list[Finding]:
     return findings
 
 
-def _judge_mixture(each: TrackCheck, layout: str, variant: str) -> list[Finding]:
-    """Return the finding for a mixture that is not the sum of the stems, with the channels it is about."""
-    if each.residual_db is None:
+def _judge_sum(each: TrackCheck, name: str, residual_db: Pair | None, *, lossy: bool) -> list[Finding]:
+    """Return the finding for a mixture or accompaniment that is not the sum of its parts, with its bad channels."""
+    if residual_db is None:
         return []
-    unsure = each.bandwidth == "unknown" and variant != VARIANT_FULL
-    lossy = layout == "stems" or each.bandwidth == "cut" or unsure
-    levels = [-math.inf if level is None else level for level in each.residual_db]
+    levels = [-math.inf if level is None else level for level in residual_db]
     limits = [RESIDUAL_LOSSY_DB if lossy else RESIDUAL_EXACT_DB] * 2
     if lossy and abs(levels[0] - levels[1]) >= CHANNEL_GAP_DB:
         limits[levels.index(max(levels))] = RESIDUAL_ONE_CHANNEL_DB
     texts, bad = [], False
-    sides = zip(("left", "right"), levels, limits, each.stems["mixture"].rms_db, strict=True)
-    for side, level, limit, mixture_db in sides:
+    for side, level, limit, sum_db in zip(("left", "right"), levels, limits, each.stems[name].rms_db, strict=True):
         text = f"{side} channel " + ("nothing" if level == -math.inf else f"{level:.1f} dB")
-        absolute = math.inf if mixture_db is None else level + mixture_db  # no mixture, but stems
+        absolute = math.inf if sum_db is None else level + sum_db  # silence, but of parts that are not silent
         if level > limit and absolute > RESIDUAL_FLOOR_DB:
             text += f" (expected below {limit:.0f} dB, {'AAC coding noise' if lossy else 'rounding'})"
             bad = True
         texts.append(text)
-    message = f"mixture minus sum of stems: {', '.join(texts)}: score against the sum of the stems, or leave it out"
-    return [_finding("warning", "mixture", each.key, "", message)] if bad else []
-
-
-def _errata(each: TrackCheck) -> list[Finding]:
-    """Return the published faults of a track."""
-    return [
-        _finding(
-            "note", "errata", each.key, "", f"known fault: {e.defect}" + (f" (at {e.position})" if e.position else "")
-        )
-        for e in musdb18.errata_of(each.key.partition("/")[2])
-    ]
+    if name == "mixture":
+        parts, advice = "sum of stems", "score against the sum of the stems, or leave it out"
+    else:
+        parts = f"sum of {', '.join(_SUMS[name])}"
+        advice = "remove it and make it again with make-csv --make-accompaniment"
+    return (
+        [_finding("warning", name, each.key, "", f"{name} minus {parts}: {', '.join(texts)}: {advice}")] if bad else []
+    )
 
 
 # The machine
@@ -783,18 +737,15 @@ def _check_machine(root: Path | None) -> MachineCheck:
 
     folder = (root or Path()).absolute()
     existing = next(path for path in (folder, *folder.parents) if path.is_dir())
-    ffmpeg = shutil.which("ffmpeg")
-    said = (_run(ffmpeg, "-version") if ffmpeg else "").split()
+    versions: dict[str, str | None] = {"Python": platform.python_version(), "musdbkit": __version__}
     return MachineCheck(
-        python=platform.python_version(),
         platform=platform.platform(),
         cores=joblib.cpu_count(),
         memory_bytes=_memory_bytes(),
         free_bytes=shutil.disk_usage(existing).free,
-        ffmpeg=ffmpeg,
-        ffmpeg_version=said[2] if said[:2] == ["ffmpeg", "version"] and len(said) > 2 else None,
+        ffmpeg=shutil.which("ffmpeg"),
         gpus=_find_gpus(),
-        versions={"musdbkit": __version__, **{package: _version_of(package) for package in PACKAGES}},
+        versions=versions | {package: _version_of(package) for package in PACKAGES},
     )
 
 
@@ -811,19 +762,14 @@ def _find_gpus() -> tuple[str, ...]:
     if platform.system() == "Darwin" and platform.machine() == "arm64":
         return ("Apple GPU (MPS)",)
     program = shutil.which("nvidia-smi")
-    listed = _run(program, "--query-gpu=name,memory.total", "--format=csv,noheader") if program else ""
-    return tuple(line.strip() for line in listed.splitlines() if line.strip())
-
-
-def _run(program: str, *arguments: str) -> str:
-    """Return what a program prints, nothing where it fails."""
+    if program is None:
+        return ()
+    command = [program, "--query-gpu=name,memory.total", "--format=csv,noheader"]
     try:
-        done = subprocess.run(
-            [program, *arguments], capture_output=True, text=True, errors="replace", timeout=_PROGRAM_SECONDS
-        )
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_PROGRAM_SECONDS)
     except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout if done.returncode == 0 else ""
+        return ()
+    return tuple(line.strip() for line in done.stdout.splitlines() if line.strip()) if done.returncode == 0 else ()
 
 
 def _version_of(package: str) -> str | None:
@@ -838,85 +784,82 @@ def _version_of(package: str) -> str | None:
 
 
 def print_result(result: CheckResult, console: "Console") -> None:
-    """Print a result as text that fits 80 columns: machine, dataset, findings by level and kind, and a closing line."""
+    """Print a result as text: machine, dataset, findings by level and kind, and a closing line.
+
+    On a terminal it fits the width, and of findings of a kind the first few are shown. Elsewhere each finding is one
+    whole line, for grep.
+    """
     from rich.table import Table
     from rich.text import Text
 
     def print_rows(title: str, rows: Sequence[tuple[str, str]], style: str = "") -> None:
-        table = Table.grid(padding=(0, 2))
-        table.add_column(no_wrap=True)
-        table.add_column(overflow="fold")
-        for name, text in rows:
-            table.add_row(Text("  " + name), Text(printable(text)))
         console.print(Text(title, style=f"bold {style}".strip()))
-        console.print(table)
+        if console.is_terminal:
+            table = Table.grid(padding=(0, 2))
+            table.add_column(no_wrap=True)
+            table.add_column(overflow="fold")
+            for name, text in rows:
+                table.add_row(Text("  " + name), Text(printable(text)))
+            console.print(table)
+        else:  # a table would fill every line with blanks
+            width = max(len(name) for name, _ in rows)
+            for name, text in rows:
+                console.print(Text(f"  {name:{width}}  {printable(text)}"), soft_wrap=True)
         console.print()
 
     print_rows("Machine", _machine_rows(result.machine))
     if result.dataset:
         print_rows("Dataset", _dataset_rows(result.dataset))
     for level, style in zip(LEVELS, ("red", "yellow", "cyan"), strict=True):
-        rows = _finding_rows([finding for finding in result.findings if finding.level == level])
+        findings = [finding for finding in result.findings if finding.level == level]
+        rows = _finding_rows(findings, grouped=console.is_terminal)
         if rows:
             print_rows(f"{level.capitalize()}s", rows, style)
     counts = Counter(finding.level for finding in result.findings)
-    what = _count(sum(result.dataset.subsets.values()), "track") if result.dataset else "machine"
-    total = ", ".join(_count(counts[level], level) for level in LEVELS)
-    console.print(Text(f"{what} checked: {total}", style="bold"), soft_wrap=True)
+    what = _count(sum(result.dataset.splits.values()), "track") if result.dataset else "machine"
+    closing = f"{what} checked: " + ", ".join(_count(counts[level], level) for level in LEVELS)
+    if result.dataset is None and not result.findings:
+        closing += "; no dataset was given: name one, or set MUSDB_PATH to it"
+    console.print(Text(closing, style="bold"), soft_wrap=True)
 
 
 def _machine_rows(machine: MachineCheck) -> list[tuple[str, str]]:
     """Return names and values of the machine."""
-    memory = f", {_gigabytes(machine.memory_bytes)} memory" if machine.memory_bytes else ""
-    needed = "musdbkit does not need it; musdb, stempeg and museval do"
-    if machine.ffmpeg:
-        ffmpeg = f"{machine.ffmpeg_version or 'version unknown'} at {machine.ffmpeg} ({needed})"
-    else:
-        ffmpeg = f"not found ({needed})"
-    packages = ", ".join(f"{name} {version or 'not installed'}" for name, version in machine.versions.items())
+    memory = f", {machine.memory_bytes / 1e9:.1f} GB memory" if machine.memory_bytes else ""
     return [
         ("system", f"{machine.platform}, {_count(machine.cores, 'core')}{memory}"),
-        ("free disk", _gigabytes(machine.free_bytes)),
+        ("free disk", f"{machine.free_bytes / 1e9:.1f} GB"),
         ("GPU", "; ".join(machine.gpus) or "none found"),
-        ("ffmpeg", ffmpeg),
-        ("Python", machine.python),
-        ("packages", packages),
+        ("ffmpeg", f"{machine.ffmpeg or 'not found'} (musdbkit does not need it; musdb, stempeg and museval do)"),
+        ("versions", ", ".join(f"{name} {version or 'not installed'}" for name, version in machine.versions.items())),
     ]
 
 
 def _dataset_rows(dataset: DatasetCheck) -> list[tuple[str, str]]:
     """Return names and values of the dataset."""
-    subsets = ", ".join(
-        f"{subset} {number} (published: {musdb18.NB_TRACKS[subset]})" for subset, number in dataset.subsets.items()
-    )
     minutes, seconds = divmod(round(dataset.seconds), 60)
     return [
         ("root", dataset.root),
         ("layout", dataset.layout),
         ("variant", dataset.variant),
-        ("tracks", subsets),
-        ("splits", ", ".join(f"{split} {number}" for split, number in dataset.splits.items())),
+        ("tracks", ", ".join(f"{split} {number}" for split, number in dataset.splits.items())),
         ("length", f"{minutes // 60} h {minutes % 60:02} min {seconds:02} s"),
     ]
 
 
-def _finding_rows(findings: Sequence[Finding]) -> list[tuple[str, str]]:
-    """Return code and text of findings, those of a code together and only the first few of them."""
+def _finding_rows(findings: Sequence[Finding], *, grouped: bool) -> list[tuple[str, str]]:
+    """Return kind and text of findings, sorted by kind; `grouped` names each kind once and shows only a few of it."""
     rows = []
     for code in dict.fromkeys(finding.code for finding in findings):
         same = [finding for finding in findings if finding.code == code]
-        shown = len(same) if len(same) == _NB_SHOWN + 1 else _NB_SHOWN
+        shown = _NB_SHOWN if grouped and len(same) > _NB_SHOWN + 1 else len(same)
         for i, finding in enumerate(same[:shown]):
             where = ", ".join(filter(None, (finding.track, finding.stem)))
-            rows.append(("" if i else code, f"{where}: {finding.message}" if where else finding.message))
+            kind = ("" if i else code) if grouped else f"{finding.level} {code}"
+            rows.append((kind, f"{where}: {finding.message}" if where else finding.message))
         if len(same) > shown:
             rows.append(("", f"... and {len(same) - shown} more (--json lists all)"))
     return rows
-
-
-def _gigabytes(nb_bytes: int) -> str:
-    """Return a size in units of 10**9 bytes."""
-    return f"{nb_bytes / 1e9:.1f} GB"
 
 
 def _count(number: int, noun: str) -> str:

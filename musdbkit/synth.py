@@ -1,21 +1,23 @@
 """A small MUSDB made from nothing: drums, bass, chords and a singing voice, the same on every run.
 
-Reads nothing. Writes `<out>/<subset>/<track>.stem.mp4` as MUSDB18 has them (five AAC streams and a cover picture) or
+Writes `<out>/<subset>/<track>.stem.mp4` as MUSDB18 has them (five AAC streams and a cover picture) or
 `<out>/<subset>/<track>/{mixture,drums,bass,other,vocals}.wav` as MUSDB18-HQ has them, on wish with one fault in each of
-the first tracks, for `check` to find.
+the first tracks, for `check` to find. Writes and reads `<out>/.synth.json`, the record of how the tracks there were
+made, so that tracks made with other settings are never taken for those that are asked for.
 
 Conventions: pitches are MIDI numbers, times in a bar are steps (sixteenths), gains are linear. All chance comes from
 generators seeded by (seed, split, number of the track), so that a track is the same whatever else is made.
 """
 
 import functools
+import json
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import av
 import numpy as np
@@ -23,7 +25,7 @@ from numpy.typing import NDArray
 from scipy.signal import butter, fftconvolve, lfilter, oaconvolve, resample_poly, sosfilt
 
 from musdbkit import audio, musdb18, tracks
-from musdbkit.errors import AudioError, ParameterError
+from musdbkit.errors import AudioError, DatasetError, ParameterError
 
 Wave: TypeAlias = NDArray[np.float32]
 
@@ -45,6 +47,11 @@ FAULTS: Final = {
 
 LAYOUTS: Final = ("stems", "wav")
 """What is written: stem files as in MUSDB18, or folders of wav files as in MUSDB18-HQ."""
+
+RECORD: Final = ".synth.json"
+"""The file in the root that says how the tracks there were made."""
+
+_RECORD_VERSION: Final = 1
 
 NAMES: Final = {
     "train": (
@@ -96,6 +103,11 @@ class SynthTrack:
     fault: str
     rng_seed: tuple[int, ...]
 
+    @property
+    def key(self) -> str:
+        """Subset and name, as `test/Anna Birch - Marrow`."""
+        return f"{self.subset}/{self.name}"
+
 
 @dataclass(frozen=True)
 class SynthResult:
@@ -141,14 +153,17 @@ def synth(
     layout : one of `LAYOUTS`.
     seed : another seed makes other music; 0 or more.
     faults : names from `FAULTS`, planted one each in the first tracks, in the order train, valid, test.
-    force : whether files that are already there are replaced; else a track is completed, or left alone.
+    force : whether files that are already there are replaced; else a track is completed, or left alone. More tracks of
+        the same settings may be asked for at any time.
     dry_run : whether to write nothing and only count.
     parallel : jobs and backend.
 
     Raises
     ------
     ParameterError
-        A value is out of its range, or a fault is not known or has no track to go to.
+        A value is out of its range, no track is asked for, or a fault is not known or has no track to go to.
+    DatasetError
+        The folder holds tracks of another layout or, without `force`, tracks made otherwise or not by this function.
     """
     counts = {"train": train, "valid": valid, "test": test}
     _check(counts, seconds, layout, seed, faults)
@@ -163,11 +178,21 @@ def synth(
         SynthTrack(subset, name, out / subset / (name + suffix), fault, (seed, tuple(NAMES).index(split), i))
         for (split, i, subset, name), fault in zip(plan, [*faults, *[""] * len(plan)], strict=False)
     ]
+    settings: dict[str, Any] = {"version": _RECORD_VERSION, "seed": seed, "seconds": float(seconds), "layout": layout}
+    record = _read_record(out) or settings | {"tracks": {}}
+    changed = [f"{name} was {record[name]}, now {value}" for name, value in settings.items() if record[name] != value]
+    _check_layout(out, layout, changed)
+    if not force:
+        _check_kept(out, layout, changed, wanted, record["tracks"])
     todo = [track for track in wanted if force or not all(path.exists() for path in _files(track, layout))]
     kept = tuple(track for track in wanted if track not in todo)
     if dry_run:
         nb_bytes = len(todo) * _estimate_bytes(nb_samples, layout)
         return SynthResult(tuple(todo), kept, {}, len(todo) * nb_samples / musdb18.SAMPLE_RATE, nb_bytes)
+    faults_of = ({} if changed else record["tracks"]) | {track.key: track.fault for track in wanted}
+    # A track that --force replaces is in no record until it is made anew, for then a run that was killed shows
+    replaced = {track.key for track in wanted if force and _is_there(track, layout)}
+    _write_record(out, settings, {key: fault for key, fault in faults_of.items() if key not in replaced})
     outcome = tracks.for_each(
         functools.partial(_make_track, nb_samples=nb_samples, layout=layout, force=force),
         todo,
@@ -176,6 +201,8 @@ def synth(
         parallel=parallel,
     )
     made = tuple(track for track in todo if track.name in outcome.done)
+    replaced -= {track.key for track in made}
+    _write_record(out, settings, {key: fault for key, fault in faults_of.items() if key not in replaced})
     audio_seconds = len(made) * nb_samples / musdb18.SAMPLE_RATE
     return SynthResult(made, kept, outcome.failed, audio_seconds, sum(outcome.done.values()))
 
@@ -196,8 +223,67 @@ def _check(counts: dict[str, int], seconds: float, layout: str, seed: int, fault
     for fault in faults:
         if fault not in FAULTS:
             raise ParameterError(f"no fault is called {fault}, expected some of {', '.join(FAULTS)}")
-    if len(faults) > sum(counts.values()):
-        raise ParameterError(f"{len(faults)} faults for {sum(counts.values())} tracks: ask for more tracks")
+    total = sum(counts.values())
+    if not total:
+        raise ParameterError("train, valid and test are 0, expected at least one track")
+    if len(faults) > total:
+        raise ParameterError(
+            f"{len(faults)} faults need {len(faults)} tracks, {total} are asked for: "
+            f"--train {counts['train'] + len(faults) - total}"
+        )
+
+
+def _check_layout(out: Path, layout: str, changed: Sequence[str]) -> None:
+    """Refuse a folder with tracks of the other layout."""
+    for path in (path for subset in musdb18.SUBSETS for path in sorted((out / subset).glob("[!.]*"))):
+        if layout == "wav":
+            other = path.name.endswith(tracks.STEM_SUFFIX)
+        else:
+            other = any(tracks.find_audio(path, name) for name in musdb18.STREAMS)
+        if other:
+            found = "".join(f"made otherwise: {each}: " for each in changed if each.startswith("layout"))
+            raise DatasetError(f"{out}: {found or f'{path.name} is there: '}a root has one layout: choose another OUT")
+
+
+def _check_kept(
+    out: Path, layout: str, changed: Sequence[str], wanted: Sequence[SynthTrack], faults_of: dict[str, str]
+) -> None:
+    """Refuse a folder whose tracks were made otherwise or are not ours."""
+    advice = "--force replaces it, or choose another OUT"
+    if changed:
+        raise DatasetError(f"{out}: made otherwise: {'; '.join(changed)}: {advice}")
+    for track in wanted:
+        if not _is_there(track, layout):
+            continue
+        if track.key not in faults_of:
+            raise DatasetError(f"{out}: {track.key} is there, but not made by synth (not in {RECORD}): {advice}")
+        if faults_of[track.key] != track.fault:
+            was, now = (fault or "none" for fault in (faults_of[track.key], track.fault))
+            raise DatasetError(f"{out}: made otherwise: fault of {track.key} was {was}, now {now}: {advice}")
+
+
+def _is_there(track: SynthTrack, layout: str) -> bool:
+    """Return whether any file of a track exists."""
+    return any(path.exists() for path in _files(track, layout))
+
+
+def _read_record(out: Path) -> dict[str, Any] | None:
+    """Return the record of how tracks were made, None where there is none that this version reads."""
+    try:
+        record: dict[str, Any] = json.loads((out / RECORD).read_text(encoding="utf-8"))
+        known = record["version"] == _RECORD_VERSION and {"seed", "seconds", "layout"} <= record.keys()
+        return record if known and isinstance(record["tracks"], dict) else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _write_record(out: Path, settings: dict[str, Any], faults_of: dict[str, str]) -> None:
+    """Write the record of how tracks were made, whole or not at all, where it is not there already."""
+    record = settings | {"tracks": faults_of}
+    if record != _read_record(out):
+        with _replacing(out / RECORD) as temporary:
+            text = json.dumps(record, indent=2, sort_keys=True, allow_nan=False)
+            temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def _name(split: str, i: int) -> str:

@@ -18,7 +18,7 @@ def test_demo_makes_what_it_says(run_cli: Run, tmp_path: Path) -> None:
         rows = list(csv.DictReader(file))
     assert len(rows) == 3
     assert all((out / "musdb18-wav" / row["accompaniment_path"]).is_file() for row in rows)
-    assert "left out: test/The Easton Ellises - Falcon 69: 6.084 s" in result.stdout
+    assert "left out: test/The Easton Ellises - Falcon 69: 268288 samples (6.084 s)" in result.stdout
     assert "export MUSDB_PATH" in result.stdout
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
     assert run_cli("demo", "out").returncode == 0

@@ -1,5 +1,6 @@
 """The small MUSDB: its music, its files, and every fault measured where it was planted."""
 
+import json
 from pathlib import Path
 
 import av
@@ -9,7 +10,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from musdbkit import audio, musdb18, synth, tracks
-from musdbkit.errors import AudioError, ParameterError
+from musdbkit.errors import AudioError, DatasetError, ParameterError
 
 RATE = musdb18.SAMPLE_RATE
 ONE_JOB = tracks.Parallel(jobs=1)
@@ -174,8 +175,10 @@ def test_same_arguments_same_bytes(tmp_path: Path) -> None:
         synth.synth(one, train=1, valid=0, test=1, seconds=1, layout=layout, seed=5, parallel=ONE_JOB)
         parallel = tracks.Parallel(jobs=2 if layout == "stems" else 1)
         synth.synth(two, train=2, valid=1, test=1, seconds=1, layout=layout, seed=5, parallel=parallel)
+        synth.synth(one, train=2, valid=1, test=1, seconds=1, layout=layout, seed=5, parallel=ONE_JOB)
         files = [path.relative_to(one) for path in sorted(one.rglob("*")) if path.is_file()]
-        assert len(files) == (2 if layout == "stems" else 10)
+        assert len(files) == (4 if layout == "stems" else 20) + 1
+        assert Path(synth.RECORD) in files
         for file in files:
             assert (one / file).read_bytes() == (two / file).read_bytes(), file
     seeds = [synth.render_track(RATE, RATE, (seed, 0, 0))["bass"] for seed in (5, 6)]
@@ -238,7 +241,7 @@ def test_nothing_is_overwritten_without_force(tmp_path: Path) -> None:
     assert [track.subset for track in planned.made] == ["train", "test"]
     done = run()
     assert (done.made, done.kept, done.failed, done.audio_seconds) == (planned.made, (), {}, 1.0)
-    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    files = [path for path in tmp_path.rglob("*") if path.is_file() and path.name != synth.RECORD]
     assert done.nb_bytes == planned.nb_bytes == sum(path.stat().st_size for path in files)
     assert not any(path.name.startswith(".") for path in files)
 
@@ -281,6 +284,114 @@ def test_a_failed_write_leaves_no_temporary_file(tmp_path: Path) -> None:
     result = synth.synth(tmp_path, force=True, **options)
     assert "bass.wav: cannot be written" in result.failed[folder.name]
     assert not any(path.name.startswith(".") for path in folder.iterdir())
+
+
+OPTIONS = {"train": 1, "valid": 0, "test": 1, "seconds": 0.2, "layout": "wav", "parallel": ONE_JOB}
+
+
+def _contents(root: Path) -> dict[Path, bytes]:
+    """Return the bytes of all files."""
+    return {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def _record(root: Path) -> dict[str, object]:
+    """Return the record."""
+    return json.loads((root / synth.RECORD).read_text(), parse_constant=lambda name: pytest.fail(name))
+
+
+def test_record_says_how_tracks_were_made(tmp_path: Path) -> None:
+    synth.synth(tmp_path, faults=["silent"], **OPTIONS)
+    first, test = f"train/{synth.NAMES['train'][0]}", f"test/{synth.NAMES['test'][0]}"
+    settings = {"version": 1, "seed": 0, "seconds": 0.2, "layout": "wav"}
+    assert _record(tmp_path) == settings | {"tracks": {first: "silent", test: ""}}
+    assert not synth.synth(tmp_path, faults=["silent"], **OPTIONS | {"test": 0}).made
+    assert _record(tmp_path)["tracks"] == {first: "silent", test: ""}
+    second = synth.synth(tmp_path, faults=["silent", "mono"], **OPTIONS | {"train": 2})
+    assert [track.fault for track in second.made] == ["mono"]
+    assert _record(tmp_path)["tracks"] == {
+        first: "silent",
+        f"train/{synth.NAMES['train'][1]}": "mono",
+        test: "",
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seconds": 0.3}, "made otherwise: seconds was 0.2, now 0.3: --force replaces it, or choose another OUT$"),
+        ({"seed": 1, "seconds": 3}, "made otherwise: seed was 0, now 1; seconds was 0.2, now 3.0: --force"),
+        ({"layout": "stems"}, "made otherwise: layout was wav, now stems: a root has one layout: choose another OUT$"),
+        ({"faults": ["missing"]}, "made otherwise: fault of train/Q.U.I.L.L. - Paper Boats was none, now missing: --f"),
+    ],
+)
+def test_tracks_made_otherwise_are_refused(tmp_path: Path, options: dict[str, object], message: str) -> None:
+    synth.synth(tmp_path, **OPTIONS)
+    before = _contents(tmp_path)
+    for dry_run in (True, False):
+        with pytest.raises(DatasetError, match=message):
+            synth.synth(tmp_path, **OPTIONS | options, dry_run=dry_run)
+    assert _contents(tmp_path) == before
+    if "layout" in options:
+        with pytest.raises(DatasetError, match=message):
+            synth.synth(tmp_path, **OPTIONS | options, force=True)
+        assert _contents(tmp_path) == before
+    else:
+        assert len(synth.synth(tmp_path, **OPTIONS | options, force=True).made) == 2
+        synth.synth(tmp_path / "fresh", **OPTIONS | options)
+        fresh = _contents(tmp_path / "fresh").items()
+        made = {path: data for path, data in _contents(tmp_path).items() if "fresh" not in path.parts}
+        assert made == {tmp_path / path.relative_to(tmp_path / "fresh"): data for path, data in fresh}
+
+
+@pytest.mark.parametrize("record", [None, "", "[]", "{}", '{"version": 99}'])
+def test_tracks_without_a_record_are_refused(tmp_path: Path, record: str | None) -> None:
+    synth.synth(tmp_path, **OPTIONS)
+    (tmp_path / synth.RECORD).unlink()
+    if record is not None:
+        (tmp_path / synth.RECORD).write_text(record)
+    with pytest.raises(DatasetError, match=r"train/Q.U.I.L.L. - Paper Boats is there, but not made by synth .*--force"):
+        synth.synth(tmp_path, **OPTIONS)
+    synth.synth(tmp_path, **OPTIONS, force=True)
+    assert len(synth.synth(tmp_path, **OPTIONS).kept) == 2
+
+
+def test_force_keeps_other_tracks_and_the_record_knows_them_if_they_are_the_same(tmp_path: Path) -> None:
+    synth.synth(tmp_path, **OPTIONS | {"train": 2})
+    synth.synth(tmp_path, **OPTIONS, force=True)
+    assert len(synth.synth(tmp_path, **OPTIONS | {"train": 2}).kept) == 3
+    synth.synth(tmp_path, **OPTIONS | {"seed": 1}, force=True)
+    with pytest.raises(DatasetError, match=r"train/Hearth, Stone & Wren - Salt Road is there, but not made by synth"):
+        synth.synth(tmp_path, **OPTIONS | {"seed": 1, "train": 2})
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_run_that_was_killed_leaves_no_wrong_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, force: bool
+) -> None:
+    def kill(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    if force:
+        synth.synth(tmp_path, **OPTIONS)
+    with monkeypatch.context() as patch:
+        patch.setattr(synth.tracks, "for_each", kill)
+        with pytest.raises(KeyboardInterrupt):
+            synth.synth(tmp_path, **OPTIONS | {"seed": 1}, force=force)
+    if force:  # what is there has the old seed
+        with pytest.raises(DatasetError, match="not made by synth"):
+            synth.synth(tmp_path, **OPTIONS | {"seed": 1})
+    else:
+        assert len(synth.synth(tmp_path, **OPTIONS | {"seed": 1}).made) == 2
+
+
+def test_files_that_synth_did_not_make_stay_but_not_in_another_layout(tmp_path: Path) -> None:
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test" / "Mine - Song.stem.mp4").write_bytes(b"mine")
+    for force in (False, True):
+        assert synth.synth(tmp_path, **OPTIONS | {"layout": "stems"}, force=force).made
+        with pytest.raises(DatasetError, match="a root has one layout: choose another OUT"):
+            synth.synth(tmp_path, **OPTIONS, force=force)
+    assert (tmp_path / "test" / "Mine - Song.stem.mp4").read_bytes() == b"mine"
 
 
 # The faults
@@ -411,8 +522,6 @@ def test_no_audio_at_all(faulty: dict[str, Path], fault: str) -> None:
 def test_force_takes_the_missing_file_away(tmp_path: Path) -> None:
     options = {"train": 1, "valid": 0, "test": 0, "seconds": 0.2, "layout": "wav", "parallel": ONE_JOB}
     made = synth.synth(tmp_path, **options).made
-    synth.synth(tmp_path, faults=["missing"], **options)
-    assert (made[0].path / "vocals.wav").exists()
     synth.synth(tmp_path, faults=["missing"], force=True, **options)
     assert not (made[0].path / "vocals.wav").exists()
 
@@ -428,7 +537,8 @@ def test_force_takes_the_missing_file_away(tmp_path: Path) -> None:
         ({"layout": "flac"}, "layout is flac, expected one of stems, wav"),
         ({"seed": -1}, "seed is -1"),
         ({"faults": ["hum"]}, "no fault is called hum, expected some of silent, dual-mono, .*garbage"),
-        ({"train": 1, "valid": 0, "test": 0, "faults": ["mono", "rate"]}, "2 faults for 1 tracks"),
+        ({"faults": tuple(synth.FAULTS)}, "^12 faults need 12 tracks, 7 are asked for: --train 9$"),
+        ({"train": 0, "valid": 0, "test": 0}, "train, valid and test are 0, expected at least one track"),
     ],
 )
 def test_values_out_of_range(tmp_path: Path, options: dict[str, object], message: str) -> None:
