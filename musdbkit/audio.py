@@ -33,7 +33,7 @@ SUBTYPES: Final = ("PCM_16", "PCM_24", "FLOAT")
 FORMATS: Final = ("wav", "flac")
 """File formats that are written, which are also the file names' endings."""
 
-BLOCK_SIZE: Final = 32768
+BLOCK_SIZE: Final = 16384
 """Samples per channel in a block: large enough to hide the cost of a call, small enough for the processor's cache."""
 
 _NB_BITS: Final = {"PCM_16": 16, "PCM_24": 24}
@@ -366,14 +366,14 @@ class SumWriter:
 
 
 def sum_samples(stems: list[Samples]) -> Samples:
-    """Return the sum of stems as written [same shape, int32 for integers, else float32]."""
+    """Return the sum of stems as written [same shape]: int32 for integers, float32 for floats; one stem as it is."""
     if stems[0].dtype == np.float32:
         exact = stems[0].astype(np.float64)
         for stem in stems[1:]:
             exact += stem
         return exact.astype(np.float32)
-    total = stems[0].astype(np.int32)
-    for stem in stems[1:]:
+    total = stems[0] if len(stems) == 1 else np.add(stems[0], stems[1], dtype=np.int32)
+    for stem in stems[2:]:
         total += stem
     return total
 
@@ -431,10 +431,18 @@ def probe_stems(path: Path) -> tuple[StreamInfo, ...]:
         return _check_streams(path, container)
 
 
-def decode_stems(path: Path, block_size: int = BLOCK_SIZE) -> Iterator[list[NDArray[np.float32]]]:
-    """Yield blocks of all five streams of a stem file [shape of each=(block_size or fewer, 2), float32].
+def decode_stems(
+    path: Path, block_size: int = BLOCK_SIZE, dtype: type[np.float32] | type[np.int16] = np.float32
+) -> Iterator[list[Samples]]:
+    """Yield blocks of all five streams of a stem file [shape of each=(block_size or fewer, 2)].
 
     The file is read once; video streams (cover art) are passed over. Blocks come in the order of `musdb18.STREAMS`.
+
+    Parameters
+    ----------
+    path : the stem file.
+    block_size : samples per channel in a block.
+    dtype : np.float32, or np.int16 for what `quantise` makes of it, computed by libswresample while it packs channels.
 
     Raises
     ------
@@ -446,7 +454,7 @@ def decode_stems(path: Path, block_size: int = BLOCK_SIZE) -> Iterator[list[NDAr
     with _open_container(path) as container:
         infos = _check_streams(path, container)
         streams = container.streams.audio
-        decoders = {s.index: _StreamDecoder(path, i, s) for i, s in zip(infos, streams, strict=True)}
+        decoders = {s.index: _StreamDecoder(path, i, s, dtype) for i, s in zip(infos, streams, strict=True)}
         try:
             for packet in container.demux(streams):
                 decoder = decoders[packet.stream.index]  # packet.stream_index is 0 in the packets that flush
@@ -469,11 +477,14 @@ class _StreamDecoder:
     differ in what they also cut from the end.
     """
 
-    def __init__(self, path: Path, info: StreamInfo, stream: av.AudioStream) -> None:
+    def __init__(self, path: Path, info: StreamInfo, stream: av.AudioStream, dtype: type[np.generic]) -> None:
         self._path = path
+        self._dtype = dtype
+        self._packer = av.AudioResampler("s16" if dtype is np.int16 else "flt")
         self._info = info
         self._queue = av.AudioFifo()
-        self._converter = av.AudioResampler("fltp")  # AAC needs none, ALAC does
+        self._converter: av.AudioResampler | None = None
+        self._begun = False
         self._nb_packets = 0
         self._nb_samples = 0
         self._nb_priming = 0
@@ -488,14 +499,14 @@ class _StreamDecoder:
         """Decode a packet."""
         if packet.is_corrupt:  # libavformat's mark for a packet that ends with the file
             raise self._cut_off()
-        self._nb_packets += packet.size > 0
+        if packet.size:
+            self._nb_packets += 1
         try:
             for frame in packet.decode():
-                if not self._nb_samples and frame.pts is not None and frame.time_base is not None:
-                    self._nb_priming = max(0, round(-frame.pts * frame.time_base * self._info.sample_rate))
-                    self._nb_samples = -self._nb_priming
+                if not self._begun:
+                    self._begin(frame)
                 self._nb_samples += frame.samples
-                for part in (frame,) if frame.format.name == "fltp" else self._converter.resample(frame):
+                for part in (frame,) if self._converter is None else self._converter.resample(frame):
                     part.pts = None  # samples are joined by order; edit lists may leave gaps in the time stamps
                     self._queue.write(part)
         except (av.FFmpegError, ValueError) as error:  # ValueError: a stream whose layout changes half-way
@@ -508,19 +519,27 @@ class _StreamDecoder:
             self._queue.read(self._nb_priming)
             self._nb_priming = 0
 
-    def read(self, nb_samples: int) -> NDArray[np.float32]:
-        """Return the next samples [shape=(nb_samples, 2), float32]."""
+    def _begin(self, frame: av.AudioFrame) -> None:
+        """Learn from the first frame what to convert and what to drop."""
+        self._begun = True
+        if frame.format.name != "fltp":  # AAC's is; ALAC's is not
+            self._converter = av.AudioResampler("fltp")
+        if frame.pts is not None and frame.time_base is not None:
+            self._nb_priming = max(0, round(-frame.pts * frame.time_base * self._info.sample_rate))
+            self._nb_samples = -self._nb_priming
+
+    def read(self, nb_samples: int) -> Samples:
+        """Return the next samples [shape=(nb_samples, 2)]."""
         frame = self._queue.read(nb_samples)
         assert frame is not None  # the callers ask for no more than there is
-        samples = np.empty((nb_samples, NB_CHANNELS), np.float32)
-        for channel, plane in enumerate(frame.planes):  # by column: several times faster than a transposed copy
-            samples[:, channel] = np.frombuffer(memoryview(plane), np.float32, nb_samples)
-        if not np.isfinite(samples.sum()):
+        (packed,) = self._packer.resample(frame)
+        samples: Samples = np.frombuffer(memoryview(packed.planes[0]), self._dtype, nb_samples * NB_CHANNELS)
+        if self._dtype == np.float32 and not np.isfinite(np.vdot(samples, samples)):
             raise AudioError(
                 f"{self._path}: {self._info}: decodes to values that are no numbers: fetch it again",
                 stem=self._info.stem,
             )
-        return samples
+        return samples.reshape(nb_samples, NB_CHANNELS)
 
     def check_length(self) -> None:
         """Check the decoded length against what the container says, in samples and in packets."""

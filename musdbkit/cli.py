@@ -379,6 +379,7 @@ def main() -> None:
             os.set_inheritable(number, True)
             setattr(sys, name, open(number, "w", closefd=False))  # noqa: SIM115  for as long as the process lives
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's threads would spin while the workers start
     _add_plugins(sys.argv[1:])
     try:
         app()
@@ -399,3 +400,8 @@ def main() -> None:
         if stop.code == _INTERRUPTED:
             typer.echo("interrupted: what is done is kept; run again to go on", err=True)
         raise
+    finally:
+        if "musdbkit.tracks" in sys.modules:
+            from musdbkit.tracks import stop_workers
+
+            stop_workers()

@@ -365,12 +365,17 @@ def _write_targets(job: _Job, targets: list[str], rate: int, folder: Path) -> di
 def _as_written(job: _Job, targets: Iterable[str], rate: int) -> Iterator[dict[str, audio.Samples]]:
     """Yield blocks of the streams that the targets need, as they are written."""
     needed = [stem for stem in musdb18.STREAMS if any(stem in TARGETS[target] for target in targets)]
-    blocks: Iterable[list[NDArray[np.float32]]] = audio.decode_stems(job.track.path)
-    if job.settings.sample_rate not in (None, rate):
-        blocks = _resample(blocks, rate, job.settings.sample_rate)
+    subtype = job.settings.subtype
+    new_rate = job.settings.sample_rate or rate
+    if subtype == "PCM_16" and new_rate == rate:
+        blocks = audio.decode_stems(job.track.path, dtype=np.int16)
+    else:
+        floats = audio.decode_stems(job.track.path)
+        resampled = floats if new_rate == rate else _resample(floats, rate, new_rate)
+        blocks = ([audio.quantise(stream, subtype) for stream in block] for block in resampled)
     for block in blocks:
         streams = dict(zip(musdb18.STREAMS, block, strict=True))
-        yield {stem: audio.quantise(streams[stem], job.settings.subtype) for stem in needed}
+        yield {stem: streams[stem] for stem in needed}
 
 
 def _resample(
