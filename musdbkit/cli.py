@@ -400,8 +400,3 @@ def main() -> None:
         if stop.code == _INTERRUPTED:
             typer.echo("interrupted: what is done is kept; run again to go on", err=True)
         raise
-    finally:
-        if "musdbkit.tracks" in sys.modules:
-            from musdbkit.tracks import stop_workers
-
-            stop_workers()

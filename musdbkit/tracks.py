@@ -322,14 +322,6 @@ def for_each(
     )
 
 
-def stop_workers() -> None:
-    """End idle worker processes at once, at the end of a program: the interpreter would wait for each to tidy up."""
-    if "joblib" in sys.modules:
-        from joblib.externals.loky import get_reusable_executor
-
-        get_reusable_executor(reuse=True).shutdown(kill_workers=True)
-
-
 def _guarded(
     function: Callable[[Item], Result], i: int, item: Item, folder: str | None
 ) -> tuple[int, Result | None, str | None]:
