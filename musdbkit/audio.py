@@ -10,6 +10,7 @@ so that memory does not grow with the length of a track.
 
 import hashlib
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
@@ -37,6 +38,8 @@ BLOCK_SIZE: Final = 16384
 """Samples per channel in a block: large enough to hide the cost of a call, small enough for the processor's cache."""
 
 _NB_BITS: Final = {"PCM_16": 16, "PCM_24": 24}
+_NB_BYTES: Final = {"PCM_16": 2, "PCM_24": 3, "FLOAT": 4}
+_HEADER_BYTES: Final = 44
 _SET_ADD_PEAK_CHUNK: Final = 0x1050  # libsndfile's SFC_SET_ADD_PEAK_CHUNK
 
 
@@ -98,6 +101,11 @@ def info(path: Path) -> AudioInfo:
     """
     with _open(path) as file:
         return AudioInfo(file.samplerate, file.channels, file.frames, file.subtype)
+
+
+def wav_bytes(nb_samples: int, subtype: str) -> int:
+    """Return the size of a stereo wav file with integer samples; one with FLOAT samples has some bytes more."""
+    return _HEADER_BYTES + nb_samples * NB_CHANNELS * _NB_BYTES[subtype]
 
 
 def read(path: Path, start: int = 0, nb_samples: int | None = None) -> NDArray[np.float32]:
@@ -182,7 +190,24 @@ class _UnsyncedFile(soundfile.SoundFile):  # type: ignore[misc]
         """Do not call libsndfile's fsync, as `close` would otherwise."""
 
 
-class Writer:
+class _Closing(ABC):
+    """A context manager that closes in the end; an error that is on its way goes before one of closing."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Finish the file."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        with suppress(AudioError) if exc is not None else nullcontext():
+            self.close()
+
+
+class Writer(_Closing):
     """Writes a wav or flac file block by block; a context manager.
 
     Equal samples give equal bytes, on any day: libsndfile's PEAK chunk, which holds the time of writing, is left out.
@@ -238,20 +263,6 @@ class Writer:
         except (soundfile.LibsndfileError, OSError, AudioError) as error:
             raise _write_error(self.path, error) from error
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        _close(self, exc)
-
-
-def _close(writer: "Writer | SumWriter", error: BaseException | None) -> None:
-    """Close a file at the end of a with statement; an error that is on its way goes first."""
-    with suppress(AudioError) if error is not None else nullcontext():
-        writer.close()
-
 
 def write(path: Path, samples: Samples, sample_rate: int, subtype: str = "PCM_16") -> None:
     """Write samples [shape=(nb_samples, nb_channels)] as wav or flac.
@@ -293,7 +304,7 @@ def write_sum(paths: list[Path], out: Path) -> str:
     return writer.subtype
 
 
-class SumWriter:
+class SumWriter(_Closing):
     """Writes the exact sum of one or more stems as written, block by block; a context manager.
 
     It starts in the stems' own subtype, where integers sum exactly. The first sum that would overflow turns the whole
@@ -355,14 +366,6 @@ class SumWriter:
     def close(self) -> None:
         """Finish the file."""
         self._writer.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        _close(self, exc)
 
 
 def sum_samples(stems: list[Samples]) -> Samples:

@@ -735,14 +735,12 @@ def _check_machine(root: Path | None) -> MachineCheck:
     """Return what the machine is."""
     import joblib
 
-    folder = (root or Path()).absolute()
-    existing = next(path for path in (folder, *folder.parents) if path.is_dir())
     versions: dict[str, str | None] = {"Python": platform.python_version(), "musdbkit": __version__}
     return MachineCheck(
         platform=platform.platform(),
         cores=joblib.cpu_count(),
         memory_bytes=_memory_bytes(),
-        free_bytes=shutil.disk_usage(existing).free,
+        free_bytes=tracks.free_bytes(root or Path()),
         ffmpeg=shutil.which("ffmpeg"),
         gpus=_find_gpus(),
         versions=versions | {package: _version_of(package) for package in PACKAGES},

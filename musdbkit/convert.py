@@ -37,6 +37,7 @@ from musdbkit.tracks import (
     find_partials,
     find_tracks,
     for_each,
+    free_bytes,
 )
 
 TARGETS: Final[dict[str, tuple[str, ...]]] = {"mixture": ("mixture",), **musdb18.TARGETS}
@@ -50,8 +51,6 @@ RECORD: Final = ".convert.json"
 _RECORD_VERSION: Final = 1
 _NEW: Final = "new"
 _OLD: Final = "old"
-_SAMPLE_BYTES: Final = {"PCM_16": 2, "PCM_24": 3, "FLOAT": 4}
-_HEADER_BYTES: Final = 44
 
 
 class _Source(TypedDict):
@@ -419,8 +418,8 @@ def _estimate(job: _Job, missing: list[str], stream: audio.StreamInfo) -> Conver
     """Return what would be written."""
     seconds = stream.nb_samples / stream.sample_rate
     nb_samples = round(seconds * (job.settings.sample_rate or stream.sample_rate))
-    share = _HEADER_BYTES + nb_samples * musdb18.NB_CHANNELS * _SAMPLE_BYTES[job.settings.subtype]
-    return Converted("to convert" if missing else "already there", job.folder, seconds, len(missing) * share)
+    nb_bytes = len(missing) * audio.wav_bytes(nb_samples, job.settings.subtype)
+    return Converted("to convert" if missing else "already there", job.folder, seconds, nb_bytes)
 
 
 def _report(job: _Job, record: _Record, written: dict[str, _Entry], hashes: dict[str, str]) -> Converted:
@@ -546,12 +545,11 @@ class Summary:
 def summarise(outcome: Outcome[Converted], out: Path) -> Summary:
     """Return the totals of a run."""
     done = outcome.done.values()
-    existing = next(folder for folder in (out.resolve(), *out.resolve().parents) if folder.is_dir())
     return Summary(
         nb_tracks=dict(Counter(track.status for track in done)),
         seconds=sum(track.seconds for track in done),
         nb_bytes=sum(track.nb_bytes for track in done),
-        free_bytes=shutil.disk_usage(existing).free,
+        free_bytes=free_bytes(out),
         overflowed={
             target: keys
             for target in TARGETS

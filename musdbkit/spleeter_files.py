@@ -23,7 +23,6 @@ import os
 import posixpath
 import random
 import re
-import shutil
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -34,7 +33,7 @@ from typing import Any, Final
 from musdbkit import audio, musdb18, templates
 from musdbkit.audio import AudioInfo
 from musdbkit.errors import AudioError, DatasetError, ParameterError
-from musdbkit.tracks import ALL_CORES, Parallel, Track, default_root, find_audio, find_tracks, for_each
+from musdbkit.tracks import ALL_CORES, Parallel, Track, default_root, find_audio, find_tracks, for_each, free_bytes
 
 STEMS: Final = (2, 4)
 """Numbers of stems that there are templates for."""
@@ -48,8 +47,6 @@ SEED: Final = 0
 _PATH_KEYS: Final = ("train_csv", "validation_csv", "model_dir", "training_cache", "validation_cache")
 _NUMBER: Final = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _TOLERANCE: Final = 0.001  # s; between a CSV's duration and its files'
-_SAMPLE_BYTES: Final = {"PCM_16": 2, "PCM_24": 3, "FLOAT": 4}
-_HEADER_BYTES: Final = 44
 _NAN: Final = frozenset(("", "#N/A", "#NA", "-NaN", "-nan", "<NA>", "N/A", "NA", "NULL", "NaN", "n/a", "nan", "null"))
 """Cells that the pandas of Spleeter takes for no value."""
 
@@ -323,7 +320,7 @@ def make_csv(
                 left_out=left_out,
                 accompaniments=tuple(made.done),
                 nb_bytes=made_bytes,
-                free_bytes=_free_bytes(root if lacking else out),
+                free_bytes=free_bytes(root if lacking else out),
                 failed=made.failed,
             )
         notes += [f"{key}: accompaniment is FLOAT, its sum overflows {old}" for key, old in made.done.items() if old]
@@ -337,7 +334,7 @@ def make_csv(
         left_out=left_out,
         accompaniments=tuple(track.key for track in lacking),
         nb_bytes=nb_bytes,
-        free_bytes=_free_bytes(root if lacking else out),
+        free_bytes=free_bytes(root if lacking else out),
         notes=tuple(notes),
     )
 
@@ -528,8 +525,8 @@ def _read_infos(track: Track, config: SpleeterConfig) -> tuple[dict[str, AudioIn
             problems.append(str(error))
     problems += [": ".join(problem) for problem in _compare(infos, config.sample_rate, config.nb_channels)]
     subtypes = {info.subtype for name, info in infos.items() if name.startswith(parts)}
-    if summed and (len(subtypes) > 1 or not subtypes <= _SAMPLE_BYTES.keys()):
-        expected = ", ".join(_SAMPLE_BYTES)
+    if summed and (len(subtypes) > 1 or not subtypes <= set(audio.SUBTYPES)):
+        expected = ", ".join(audio.SUBTYPES)
         problems.append(f"{' and '.join(sorted(subtypes))} stems, expected one format of {expected} to sum them")
     return infos, problems
 
@@ -691,12 +688,7 @@ def _stale_notes(
 def _sum_bytes(track: Track) -> int:
     """Return the size of a track's accompaniment as it will be, if its sum does not overflow."""
     stem = audio.info(track.file(musdb18.TARGETS["accompaniment"][0]))
-    return _HEADER_BYTES + stem.nb_samples * stem.nb_channels * _SAMPLE_BYTES[stem.subtype]
-
-
-def _free_bytes(folder: Path) -> int:
-    """Return what is free on the disk of a folder, which need not be there yet."""
-    return shutil.disk_usage(next(path for path in (folder.resolve(), *folder.resolve().parents) if path.exists())).free
+    return audio.wav_bytes(stem.nb_samples, stem.subtype)
 
 
 def _write_accompaniment(track: Track) -> str:

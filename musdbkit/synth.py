@@ -304,7 +304,7 @@ def _estimate_bytes(nb_samples: int, layout: str) -> int:
     """Return about how many bytes a track without faults takes."""
     if layout == "stems":
         return len(musdb18.STREAMS) * round(BIT_RATE / 8 * nb_samples / musdb18.SAMPLE_RATE) + 20_000
-    return len(musdb18.STREAMS) * (44 + nb_samples * musdb18.NB_CHANNELS * 2)
+    return len(musdb18.STREAMS) * audio.wav_bytes(nb_samples, "PCM_16")
 
 
 # The files

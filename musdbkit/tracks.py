@@ -12,6 +12,7 @@ Writes nothing but progress, on stderr.
 
 import os
 import shlex
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -30,9 +31,6 @@ STEM_SUFFIX: Final = ".stem.mp4"
 PARTIAL_PREFIX: Final = ".musdbkit-"
 PARTIAL_SUFFIX: Final = ".partial"
 """How the names of hidden folders start and end in which tracks are written."""
-
-BACKENDS: Final = ("loky", "dask")
-"""Ways to run over tracks: processes on this machine, or a Dask cluster."""
 
 _AUDIO_SUFFIXES: Final = (".wav", ".flac")
 
@@ -150,6 +148,12 @@ def default_root(root: Path | None, *, wav: bool = False) -> Path:
     return chosen
 
 
+def free_bytes(folder: Path) -> int:
+    """Return what is free on the disk of a folder, which need not be there yet."""
+    path = folder.absolute()
+    return shutil.disk_usage(next(each for each in (path, *path.parents) if each.is_dir())).free
+
+
 def _list(folder: Path) -> list[os.DirEntry[str]]:
     """Return a folder's visible entries sorted by name, none where it is no folder."""
     try:
@@ -236,7 +240,7 @@ class Parallel:
     Attributes
     ----------
     jobs : worker processes; all cores by default. With `dask`, the cluster decides.
-    backend : one of `BACKENDS`, or any other backend registered with joblib.
+    backend : `loky` (processes on this machine), `dask` (a cluster), or any other backend registered with joblib.
     scheduler : address of the Dask scheduler, as tcp://host:8786; a local cluster by default.
     """
 
