@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,9 +48,11 @@ DEFAULT_TARGETS: Final = (*musdb18.STREAMS, "accompaniment")
 RECORD: Final = ".convert.json"
 """Name of the record in a track's folder."""
 
+NEW: Final = "new"
+OLD: Final = "old"
+"""The folders in a `partial_folder`: what is being written, and the track's folder while it is being changed."""
+
 _RECORD_VERSION: Final = 1
-_NEW: Final = "new"
-_OLD: Final = "old"
 
 
 class _Source(TypedDict):
@@ -115,24 +117,36 @@ DEFAULT_SETTINGS: Final = Settings()
 
 
 @dataclass(frozen=True)
-class Converted:
-    """What was done for one track.
+class Written:
+    """What was done for one track's folder, here or by another command that writes such folders.
 
     Attributes
     ----------
-    status : `converted`, `already there`, or, in a dry run, `to convert`.
+    status : what was done, in words.
     folder : the track's folder.
     seconds : length of the track.
-    nb_bytes : bytes written; in a dry run, at most to be written (a sum that overflows takes twice its share).
-    files : names of the files written, by target.
-    overflowed : targets whose sum overflows the subtype, so that they are written as FLOAT wav.
-    pcm_hashes : with `verify`, the SHA-256 of each target's samples as a wav file's data chunk holds them.
+    nb_bytes : bytes written; in a dry run, to be written.
     """
 
     status: str
     folder: Path
     seconds: float
     nb_bytes: int
+
+
+@dataclass(frozen=True)
+class Converted(Written):
+    """What was done for one track.
+
+    Attributes
+    ----------
+    status : `converted`, `already there`, or, in a dry run, `to convert`.
+    nb_bytes : bytes written; in a dry run, at most to be written (a sum that overflows takes twice its share).
+    files : names of the files written, by target.
+    overflowed : targets whose sum overflows the subtype, so that they are written as FLOAT wav.
+    pcm_hashes : with `verify`, the SHA-256 of each target's samples as a wav file's data chunk holds them.
+    """
+
     files: dict[str, str] = field(default_factory=dict)
     overflowed: tuple[str, ...] = ()
     pcm_hashes: dict[str, str] = field(default_factory=dict)
@@ -290,12 +304,12 @@ def _source(path: Path) -> _Source:
 
 def _write_track(job: _Job, rate: int, source: Callable[[], _Source]) -> dict[str, _Entry]:
     """Write a track's missing targets and its record; return the record's entries of what was written."""
-    with _partial_folder(job.folder) as partial:
-        current = partial / _OLD if (partial / _OLD).exists() else job.folder
+    with partial_folder(job.folder) as partial:
+        current = partial / OLD if (partial / OLD).exists() else job.folder
         missing = _missing_targets(job, current, source)  # again: another run may have been here before the lock
         if not missing and current == job.folder:
             return {}
-        written = _write_targets(job, missing, rate, partial / _NEW) if missing else {}
+        written = _write_targets(job, missing, rate, partial / NEW) if missing else {}
         record: _Record = {
             "version": _RECORD_VERSION,
             "settings": _fixed_settings(job),
@@ -304,8 +318,8 @@ def _write_track(job: _Job, rate: int, source: Callable[[], _Source]) -> dict[st
             "pending": [],
         }
         if not current.exists() or not any(current.iterdir()):
-            _write_record(partial / _NEW, record, partial / _NEW)
-            (partial / _NEW).rename(job.folder)
+            write_record(partial / NEW / RECORD, record, partial / NEW)
+            (partial / NEW).rename(job.folder)
         else:
             _replace_files(job, current, partial, record)
     return written
@@ -324,16 +338,16 @@ def _replace_files(job: _Job, current: Path, partial: Path, record: _Record) -> 
         if (old["settings"], old["source"]) == (record["settings"], record["source"]):
             kept = {t: e for t, e in old["files"].items() if t not in record["files"] and _is_whole(current, e)}
     pending = sorted((ours | record["files"].keys()) - kept.keys())
-    hidden = partial / _OLD
+    hidden = partial / OLD
     if current != hidden:
         current.rename(hidden)
-    _write_record(hidden, {**record, "files": kept, "pending": pending}, partial / _NEW)
+    write_record(hidden / RECORD, {**record, "files": kept, "pending": pending}, partial / NEW)
     for target in pending:
         for suffix in audio.FORMATS:
             (hidden / f"{target}.{suffix}").unlink(missing_ok=True)
     for entry in record["files"].values():
-        (partial / _NEW / entry["file"]).rename(hidden / entry["file"])
-    _write_record(hidden, {**record, "files": kept | record["files"]}, partial / _NEW)
+        (partial / NEW / entry["file"]).rename(hidden / entry["file"])
+    write_record(hidden / RECORD, {**record, "files": kept | record["files"]}, partial / NEW)
     hidden.rename(job.folder)
 
 
@@ -457,23 +471,24 @@ def _read_record(folder: Path) -> _Record | None:
         return None
 
 
-def _write_record(folder: Path, record: _Record, scratch: Path) -> None:
+def write_record(path: Path, record: Mapping[str, Any], scratch: Path) -> None:
     """Write a track's record, whole or not at all, by way of a folder for unfinished files."""
-    (scratch / RECORD).write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    (scratch / RECORD).replace(folder / RECORD)
+    unfinished = scratch / path.name
+    unfinished.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    unfinished.replace(path)
 
 
 @contextmanager
-def _partial_folder(folder: Path) -> Iterator[Path]:
+def partial_folder(folder: Path) -> Iterator[Path]:
     """Create a hidden folder beside a track's, with an empty folder `new`, locked against other runs on the same track.
 
-    It is removed in the end. While `_replace_files` is at work it holds the track's folder as `old`; so it does after a
-    kill, and the next run goes on from there.
+    It is removed in the end. While a track's files are replaced it holds the track's folder as `old`; so it does after
+    a kill, and the next run goes on from there.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256(os.fsencode(folder.name)).hexdigest()[:16]  # names may be as long as the system allows
     partial = folder.parent / f"{PARTIAL_PREFIX}{digest}{PARTIAL_SUFFIX}"
-    new, old = partial / _NEW, partial / _OLD
+    new, old = partial / NEW, partial / OLD
     lock = _lock(partial)
     try:
         if old.exists() and folder.exists():
@@ -516,14 +531,14 @@ def remove_partials(folders: Iterable[Path]) -> None:
             lock = os.open(partial, os.O_RDONLY)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if not (partial / _OLD).exists():
+                if not (partial / OLD).exists():
                     shutil.rmtree(partial)
             finally:
                 os.close(lock)
 
 
 @dataclass(frozen=True)
-class Summary:
+class Totals:
     """What came of a whole run.
 
     Attributes
@@ -532,24 +547,40 @@ class Summary:
     seconds : length of all tracks that did not fail.
     nb_bytes : bytes written; in a dry run, to be written.
     free_bytes : what is free where they go.
-    overflowed : tracks by target, where a sum was written as FLOAT because it overflows.
     """
 
     nb_tracks: dict[str, int]
     seconds: float
     nb_bytes: int
     free_bytes: int
+
+
+@dataclass(frozen=True)
+class Summary(Totals):
+    """What came of a whole run.
+
+    Attributes
+    ----------
+    overflowed : tracks by target, where a sum was written as FLOAT because it overflows.
+    """
+
     overflowed: dict[str, list[str]]
 
 
-def summarise(outcome: Outcome[Converted], out: Path) -> Summary:
-    """Return the totals of a run."""
-    done = outcome.done.values()
-    return Summary(
+def add_up(done: Collection[Written], out: Path) -> Totals:
+    """Return the totals of what was done in a run."""
+    return Totals(
         nb_tracks=dict(Counter(track.status for track in done)),
         seconds=sum(track.seconds for track in done),
         nb_bytes=sum(track.nb_bytes for track in done),
         free_bytes=free_bytes(out),
+    )
+
+
+def summarise(outcome: Outcome[Converted], out: Path) -> Summary:
+    """Return the totals of a run."""
+    return Summary(
+        **vars(add_up(outcome.done.values(), out)),
         overflowed={
             target: keys
             for target in TARGETS

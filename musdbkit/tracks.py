@@ -1,7 +1,7 @@
 """Tracks on disk: find them, and run one function over all of them.
 
-Reads a dataset's folders in any of the layouts below, detects which it is, and refuses a folder that is none of them.
-Writes nothing but progress, on stderr.
+Reads a dataset's folders in any of the layouts below, detects which it is, and refuses a folder that is none of them;
+reads a track's samples the same way from all of them. Writes nothing but progress, on stderr.
 
 | layout | what is on disk |
 |---|---|
@@ -20,8 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Generic, Self, TypeVar, cast
 
-from musdbkit import musdb18
-from musdbkit.errors import DatasetError, MissingDependencyError, MusdbkitError, ParameterError, printable
+import numpy as np
+
+from musdbkit import audio, musdb18
+from musdbkit.errors import AudioError, DatasetError, MissingDependencyError, MusdbkitError, ParameterError, printable
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -148,10 +150,83 @@ def default_root(root: Path | None, *, wav: bool = False) -> Path:
     return chosen
 
 
+def read_stems(track: Track, stems: Sequence[str]) -> dict[str, audio.Samples]:
+    """Return the whole length of some streams of a track as written [shape of each=(nb_samples, nb_channels)].
+
+    int16 for stem files, which are decoded through 16 bit as in musdb, and for PCM_16 files; float32 for all others.
+
+    Parameters
+    ----------
+    track : the track, in any layout.
+    stems : names out of `musdb18.STREAMS`, in the order in which they are returned.
+
+    Raises
+    ------
+    AudioError
+        A file cannot be read, or the streams differ in rate, channels or length.
+    ParameterError
+        There is no such stream.
+    """
+    unknown = [stem for stem in stems if stem not in musdb18.STREAMS]
+    if unknown:
+        raise ParameterError(f"{track.key}: no stream {', '.join(unknown)}: expected {', '.join(musdb18.STREAMS)}")
+    if track.layout == "stems":
+        blocks: dict[str, list[audio.Samples]] = {stem: [] for stem in stems}
+        for block in audio.decode_stems(track.path, dtype=np.int16):
+            for stem, samples in zip(musdb18.STREAMS, block, strict=True):
+                if stem in blocks:
+                    blocks[stem].append(samples)
+        nb_channels = musdb18.NB_CHANNELS
+        return {stem: _join(blocks.pop(stem), nb_channels) for stem in stems}  # pop: one stream is held twice at a time
+    infos = {stem: audio.info(track.file(stem)) for stem in stems}
+    for stem, found in infos.items():
+        _check_alike(track, stem, found, stems[0], infos[stems[0]])
+    return {stem: _read_file(track.file(stem), found) for stem, found in infos.items()}
+
+
+def _read_file(path: Path, info: audio.AudioInfo) -> audio.Samples:
+    """Return the samples of a wav or flac file: 16-bit ones as they are, all others as floats."""
+    return _join(list(audio.read_blocks(path)), info.nb_channels) if info.subtype == "PCM_16" else audio.read(path)
+
+
+def _join(blocks: list[audio.Samples], nb_channels: int) -> audio.Samples:
+    """Return 16-bit blocks, of which there may be none, as one array."""
+    return np.concatenate(blocks) if blocks else np.empty((0, nb_channels), np.int16)
+
+
+def _check_alike(track: Track, stem: str, found: audio.AudioInfo, first: str, expected: audio.AudioInfo) -> None:
+    """Check that one file of a track matches its first."""
+    for code, have, want, unit in (
+        ("rate", found.sample_rate, expected.sample_rate, "Hz"),
+        ("channels", found.nb_channels, expected.nb_channels, "channel(s)"),
+        ("length", found.nb_samples, expected.nb_samples, "samples"),
+    ):
+        if have != want:
+            raise AudioError(
+                f"{track.file(stem)}: {have} {unit}, expected {want} as in {track.file(first).name}: fetch it again",
+                code,
+                stem,
+            )
+
+
 def free_bytes(folder: Path) -> int:
     """Return what is free on the disk of a folder, which need not be there yet."""
     path = folder.absolute()
     return shutil.disk_usage(next(each for each in (path, *path.parents) if each.is_dir())).free
+
+
+def available_memory() -> int:
+    """Return how many bytes of memory this process may still take: what is free, and what its cgroup leaves it."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        free = next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):  # not Linux: half of what there is
+        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    with suppress(OSError, ValueError):  # no cgroup, or one without a limit
+        group = Path("/sys/fs/cgroup")
+        limit = int((group / "memory.max").read_text(encoding="ascii"))
+        free = min(free, limit - int((group / "memory.current").read_text(encoding="ascii")))
+    return max(free, 0)
 
 
 def _list(folder: Path) -> list[os.DirEntry[str]]:

@@ -5,11 +5,12 @@ import time
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from musdbkit import musdb18
-from musdbkit.errors import DatasetError, MusdbkitError, ParameterError
-from musdbkit.tracks import Parallel, Track, default_root, find_tracks, for_each
+from musdbkit import audio, musdb18
+from musdbkit.errors import AudioError, DatasetError, MusdbkitError, ParameterError
+from musdbkit.tracks import Parallel, Track, default_root, find_tracks, for_each, read_stems
 
 AWKWARD = [
     "M.E.R.C. Music - Knockout",
@@ -134,6 +135,55 @@ def test_default_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert default_root(None, wav=True) == Path("musdb18-wav")
     with pytest.raises(DatasetError, match="convert them first"):
         default_root(tmp_path / "stems", wav=True)
+
+
+def test_streams_of_a_stem_file_are_read_as_16_bit(excerpt: Path) -> None:
+    samples = read_stems(Track("A", "test", "stems", excerpt), ["vocals", "mixture"])
+    assert list(samples) == ["vocals", "mixture"]
+    blocks = list(audio.decode_stems(excerpt))
+    for stem, i in (("mixture", 0), ("vocals", 4)):
+        assert samples[stem].dtype == np.int16
+        expected = audio.quantise(np.concatenate([block[i] for block in blocks]), "PCM_16")
+        np.testing.assert_array_equal(samples[stem], expected)
+
+
+@pytest.mark.parametrize(("suffix", "nb_samples"), [(".wav", 40_000), (".flac", 40_000), (".wav", 0)])
+def test_files_are_read_as_written(tmp_path: Path, rng: np.random.Generator, suffix: str, nb_samples: int) -> None:
+    integers = rng.integers(-(2**15), 2**15, (nb_samples, 1), np.int16)
+    floats = rng.integers(-(2**23), 2**23, (nb_samples, 1)).astype(np.float32) / 2**23
+    audio.write(tmp_path / f"mixture{suffix}", integers, 22_050)
+    audio.write(tmp_path / f"bass{suffix}", floats, 22_050, "PCM_24")
+    audio.write(tmp_path / "drums.wav", 2 * floats, 22_050, "FLOAT")
+    samples = read_stems(Track("A", "test", "hq", tmp_path), ["mixture", "bass", "drums"])
+    assert [each.dtype for each in samples.values()] == [np.int16, np.float32, np.float32]
+    for each, expected in zip(samples.values(), (integers, floats, 2 * floats), strict=True):
+        assert each.shape == (nb_samples, 1)
+        np.testing.assert_array_equal(each, expected)
+
+
+@pytest.mark.parametrize(
+    ("shape", "rate", "code", "message"),
+    [
+        ((99, 2), 44_100, "length", "bass.wav: 99 samples, expected 100 as in mixture.wav"),
+        ((100, 2), 48_000, "rate", "bass.wav: 48000 Hz, expected 44100 as in mixture.wav"),
+        ((100, 1), 44_100, "channels", r"bass.wav: 1 channel\(s\), expected 2 as in mixture.wav"),
+    ],
+)
+def test_files_that_differ_are_refused(
+    tmp_path: Path, shape: tuple[int, int], rate: int, code: str, message: str
+) -> None:
+    audio.write(tmp_path / "mixture.wav", np.zeros((100, 2), np.int16), 44_100)
+    audio.write(tmp_path / "bass.wav", np.zeros(shape, np.int16), rate)
+    with pytest.raises(AudioError, match=message) as caught:
+        read_stems(Track("A", "test", "hq", tmp_path), ["mixture", "bass"])
+    assert (caught.value.code, caught.value.stem) == (code, "bass")
+
+
+def test_streams_that_are_not_there_are_refused(excerpt: Path, tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match="test/A: no stream accompaniment: expected mixture, drums"):
+        read_stems(Track("A", "test", "stems", excerpt), ["accompaniment"])
+    with pytest.raises(AudioError, match=r"bass\.wav: no such file"):
+        read_stems(Track("A", "test", "hq", tmp_path), ["bass"])
 
 
 def double(number: int) -> int:
