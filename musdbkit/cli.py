@@ -18,6 +18,7 @@ from musdbkit import __version__
 from musdbkit.errors import MusdbkitError, ParameterError, printable
 
 if TYPE_CHECKING:
+    from musdbkit.convert import Totals
     from musdbkit.tracks import Parallel
 
 _NB_FINDINGS = 50  # lines of text; a CSV may have as many faults as cells
@@ -25,7 +26,7 @@ _INTERRUPTED = 130  # typer's exit status after Ctrl-C
 
 app = typer.Typer(
     name="musdbkit",
-    help="Prepare MUSDB18 for training and evaluation: from stem files to Spleeter's CSVs.",
+    help="Prepare MUSDB18 for training and evaluation: from stem files to Spleeter's CSVs and scores.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -46,6 +47,11 @@ WavRoot = Annotated[
     typer.Argument(
         metavar="ROOT", help="Dataset as wav; by default MUSDB_PATH, or ./musdb18-wav where that holds stem files."
     ),
+]
+
+MusdbRoot = Annotated[
+    Path | None,
+    typer.Option("--musdb", metavar="ROOT", help="Dataset, stems or wav; MUSDB_PATH by default."),
 ]
 
 
@@ -192,10 +198,7 @@ def convert(
         for key, track in outcome.done.items():
             for target, pcm_hash in track.pcm_hashes.items():
                 typer.echo(f"{pcm_hash}  {printable(key)}/{target}")
-        counts = ", ".join(f"{number} {status}" for status, number in summary.nb_tracks.items()) or "none done"
-        typer.echo(f"tracks: {counts}; {summary.seconds / 60:.1f} min of music")
-        verb = "to write" if dry_run else "written"
-        typer.echo(f"{verb}: {_size(summary.nb_bytes)}; {_size(summary.free_bytes)} free")
+        _print_totals(summary, dry_run)
         for target, keys in summary.overflowed.items():
             typer.echo(f"{target}: the sum overflows {subtype}, so FLOAT wav: {printable(', '.join(keys))}")
     _exit_failed(outcome.failed, f"{len(outcome.done)} done")
@@ -297,6 +300,126 @@ def _check_csv(path: Path, root: Path | None, stems: str | None, as_json: bool) 
 
 
 @app.command()
+def oracle(
+    method: Annotated[
+        Literal["mix", "ibm1", "ibm2", "irm1", "irm2", "mwf"],
+        typer.Option(help="The mixture itself, ideal binary or ratio masks (of amplitudes or powers), Wiener filter."),
+    ],
+    musdb: MusdbRoot = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write to; ./estimates/METHOD by default.")] = None,
+    subset: Annotated[Literal["train", "test"], typer.Option(help="Which tracks.")] = "test",
+    jobs: Jobs = None,
+    backend: Backend = "loky",
+    scheduler: Scheduler = None,
+    force: Force = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Write the estimates of an oracle: what masks and filters reach when the true stems are known."""
+    from musdbkit import oracle as module
+    from musdbkit.tracks import default_root
+
+    root, chosen = default_root(musdb), out or Path("estimates", method)
+    _say_paths(musdb=root, out=chosen)
+    outcome = module.oracle(
+        root,
+        chosen,
+        method,
+        subsets=(subset,),
+        force=force,
+        dry_run=dry_run,
+        parallel=_parallel(jobs, backend, scheduler),
+    )
+    summary = module.summarise(outcome, chosen)
+    if as_json:
+        _print_json(
+            {"musdb": root, "out": chosen, "summary": summary, "tracks": outcome.done, "failed": outcome.failed}
+        )
+    else:
+        _print_totals(summary, dry_run)
+    _exit_failed(outcome.failed, f"{len(outcome.done)} done")
+
+
+@app.command()
+def score(
+    estimates: Annotated[
+        Path,
+        typer.Argument(metavar="ESTIMATES", help="Folder of [SUBSET/]TRACK/TARGET.wav or .flac, by anyone's model."),
+    ],
+    musdb: MusdbRoot = None,
+    refs: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Other references, as [SUBSET/]TRACK/TARGET.wav, of any targets.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the scores; ESTIMATES-scores by default.")] = None,
+    metrics: Annotated[
+        str, typer.Option(metavar="LIST", help="Comma separated, out of sdr, isr, sir, sar, usdr, si-sdr, snr.")
+    ] = "sdr,isr,sir,sar",
+    subset: Annotated[
+        Literal["train", "test"] | None, typer.Option(help="Which tracks; by default those that are estimated.")
+    ] = None,
+    engine: Annotated[
+        Literal["fast", "museval"], typer.Option(help="Ours, or museval's own code: slow, 7 GB per track.")
+    ] = "fast",
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], typer.Option(help="Where; auto is a GPU if its float64 is fast.")
+    ] = "auto",
+    window: Annotated[float, typer.Option(metavar="SECONDS", help="Length of the frames.")] = 1.0,
+    hop: Annotated[float, typer.Option(metavar="SECONDS", help="Distance of the frames.")] = 1.0,
+    silence: Annotated[
+        Literal["museval", "per-target"],
+        typer.Option(help="Drop a frame if anything in it is silent, or only for the silent target."),
+    ] = "museval",
+    align: Annotated[
+        bool, typer.Option("--align", help="Cut or pad estimates of any length; up to 1024 samples it is always done.")
+    ] = False,
+    allow_missing: Annotated[bool, typer.Option("--allow-missing", help="Score what is there.")] = False,
+    complement: Annotated[
+        bool, typer.Option("--complement", help="Add accompaniment = mixture - vocals where there is none.")
+    ] = False,
+    verify: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Compute N tracks with museval's code, too; fail if it disagrees.")
+    ] = 0,
+    jobs: Jobs = None,
+    backend: Backend = "loky",
+    scheduler: Scheduler = None,
+    force: Force = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Score estimates as museval does: BSSEval v4, with SDR, ISR, SIR and SAR for each second."""
+    from musdbkit import scoring
+    from musdbkit.tracks import default_root
+
+    if refs is not None and musdb is not None:
+        raise typer.BadParameter("either this or --musdb", param_hint="--refs")
+    root = refs or default_root(musdb)
+    named = estimates if estimates.name not in ("", "..") else estimates.resolve()  # "." has no name
+    chosen = out or named.with_name(f"{named.name}-scores")
+    settings = scoring.Settings(_split(metrics), window, hop, "v4", silence, engine, align, complement)
+    _say_paths(estimates=estimates, references=root, out=chosen)
+    result = scoring.score(
+        estimates,
+        scoring.find_other_references(refs) if refs else scoring.find_references(root),
+        chosen,
+        settings,
+        subset=subset,
+        allow_missing=allow_missing,
+        verify=verify,
+        force=force,
+        dry_run=dry_run,
+        device=device,
+        parallel=_parallel(jobs, backend, scheduler),
+    )
+    if as_json:
+        _print_json(scoring.summarise(result))
+    else:
+        from rich.console import Console
+
+        scoring.print_result(result, Console())
+    _exit_failed(result.failed, f"{len(result.done)} done")
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write to.")] = Path("musdbkit-demo"),
     jobs: Jobs = None,
@@ -332,6 +455,14 @@ def _say_paths(**paths: Path) -> None:
     """Print the paths that a command chose, on stderr."""
     for name, path in paths.items():
         typer.echo(f"{name}: {printable(path)}", err=True)
+
+
+def _print_totals(totals: "Totals", dry_run: bool) -> None:
+    """Print how many tracks were done and how much was written."""
+    counts = ", ".join(f"{number} {status}" for status, number in totals.nb_tracks.items()) or "none done"
+    typer.echo(f"tracks: {counts}; {totals.seconds / 60:.1f} min of music")
+    verb = "to write" if dry_run else "written"
+    typer.echo(f"{verb}: {_size(totals.nb_bytes)}; {_size(totals.free_bytes)} free")
 
 
 def _print_json(document: Any) -> None:
