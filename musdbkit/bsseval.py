@@ -28,8 +28,10 @@ scenario of the same track, whose references are sums of the first one's, costs 
 Conditioning: a channel that is silent, or a sum of channels before it (L = R, duplicate sources), adds nothing to what
 the others can approximate and is left out of the equations. What is above the bandwidth of all references is not
 determined by them. With references from 16-bit files rounding noise fills that band. With float samples decoded from
-AAC nothing does, and there the measures that need filters are arbitrary by up to several dB, here and in museval (where
-they change with the order of the sources). Such results are flagged, see `Analysis`.
+AAC nothing does: museval's ISR, SIR and SAR then change with the order and the gain of the sources, and its SIR is far
+below that of the same references at 16 bit. Such results are flagged (see `Analysis`), and computed with a ridge, as if
+16-bit rounding noise had been added to the references: order and gain do not matter, and the scores are near to those
+of 16-bit references, but not museval's.
 
 Conventions: reference before estimate; arrays have the shape (nb_sources, nb_samples, nb_channels); windows and hops
 are in samples. ISR, SIR and SAR beyond some 120 dB are rounding errors. The same code runs on NumPy and, on a GPU, on
@@ -43,7 +45,6 @@ References
 
 import functools
 import operator
-import os
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -59,6 +60,7 @@ from numpy.typing import ArrayLike, NDArray
 from musdbkit import metrics
 from musdbkit.errors import MissingDependencyError, ParameterError
 from musdbkit.metrics import SECOND, Moments, Silence
+from musdbkit.tracks import nb_cores
 
 Array: TypeAlias = Any
 """A NumPy array or a torch tensor."""
@@ -78,13 +80,13 @@ RIDGE: Final = 1e-8
 
 _FLOOR: Final = float(np.finfo(float).eps) ** 2  # 313 dB: no measure of filtered signals is infinite, as in museval
 _DEPENDENT: Final = 1e-13  # share of a channel's energy; 16-bit channels that only look alike differ by 1e-10 and more
-_TILE: Final = SECOND
+_TILE: Final = 65536  # samples that are transformed at once, at most: more would fall out of the processor's cache
 _BATCH: Final = 8  # frames at once on a GPU
 _NB_ITERATIONS: Final = 3  # of the power method: the smallest eigenvalues lie close together
 
 
 class IllConditionedWarning(UserWarning):
-    """ISR, SIR and SAR depend on rounding errors."""
+    """The references do not determine ISR, SIR and SAR: a ridge was added."""
 
 
 @dataclass(frozen=True)
@@ -110,10 +112,10 @@ class Analysis:
     framewise : moments of the frames.
     total : moments of the whole track [shape of each=(nb_sources,)].
     scores : by name (`SDR`, and with filters `ISR`, `SIR`, `SAR`) in dB; NaN where a frame is dropped.
-    independence : the smallest share of a delayed reference that is no combination of the others, 1 without filters;
-        the smallest of all frames with v3. Where it is below `ILL_CONDITIONED`, rounding errors decide on ISR, SIR and
-        SAR, by up to several dB.
-    ridge : the share of its energy that was added to each channel to make the equations solvable; mostly 0.
+    independence : the smallest eigenvalue of the Gram matrix of the references' delayed channels, each of energy 1:
+        the least that any combination of them keeps. 1 without filters; with v3 the smallest of all frames.
+    ridge : the share of its energy that was added to each channel, `RIDGE` where independence is below
+        `ILL_CONDITIONED`, else 0.
     """
 
     framewise: Moments
@@ -124,7 +126,7 @@ class Analysis:
 
     @property
     def ill_conditioned(self) -> bool:
-        """Whether rounding errors decide on ISR, SIR and SAR."""
+        """Whether ISR, SIR and SAR would depend on rounding errors by up to several dB, and a ridge was added."""
         return self.independence < ILL_CONDITIONED
 
 
@@ -161,7 +163,7 @@ def evaluate(
     Warns
     -----
     IllConditionedWarning
-        ISR, SIR and SAR depend on rounding errors.
+        The references do not determine ISR, SIR and SAR: a ridge was added.
 
     Raises
     ------
@@ -209,8 +211,8 @@ def pad(estimates: Iterable[ArrayLike], nb_samples: int) -> list[NDArray[Any]]:
 def describe_conditioning(result: Analysis) -> str:
     """Return one line on what an ill-conditioned result means."""
     return (
-        f"only {result.independence:.0e} of a delayed reference is independent of the others (expected "
-        f"{ILL_CONDITIONED:.0e} or more): ISR, SIR and SAR depend on rounding errors; score against 16-bit references"
+        f"the references determine the filters only to {result.independence:.0e} (expected {ILL_CONDITIONED:.0e} or "
+        f"more): a ridge of {result.ridge:.0e} was added, ISR, SIR and SAR are not museval's: use 16-bit references"
     )
 
 
@@ -249,14 +251,17 @@ def analyse(
     """
     if mode not in ("v4", "v3"):
         raise ParameterError(f"mode {mode}: expected v4 or v3")
+    metrics.check_silence(silence)
     numbers = {"nb_samples": nb_samples, "filter_length": filter_length, "workers": 1 if workers is None else workers}
     for name, number in numbers.items():
         if number < 1:
             raise ParameterError(f"{name} {number}: expected 1 or more")
     from threadpoolctl import threadpool_limits
 
-    sweep = _Sweep(read, scenarios, filter_length, _Numpy() if device == "cpu" else _Torch(device), workers)
-    with threadpool_limits(limits=1, user_api="blas"):  # its threads' number would change the last digits
+    backend = _Numpy() if device == "cpu" else _Torch(device)
+    # the number of BLAS' own threads would change the last digits
+    with ThreadPoolExecutor(workers or nb_cores()) as pool, threadpool_limits(limits=1, user_api="blas"):
+        sweep = _Sweep(read, scenarios, filter_length, backend, pool)
         return sweep.analyse(nb_samples, metrics.frames(nb_samples, window, hop), mode, filters, silence)
 
 
@@ -282,14 +287,14 @@ class _Numpy:
         """Return all windows along the last axis [shape=(..., nb_windows, length)]."""
         return np.lib.stride_tricks.sliding_window_view(values, length, axis=-1)
 
-    def factor(self, gram: Array) -> Array | None:
-        """Return the Cholesky factor of a matrix, given by its lower half and overwritten, or None."""
-        factor, status = scipy.linalg.lapack.dpotrf(gram.T, lower=0, clean=0, overwrite_a=1)
+    def cholesky(self, tile: Array) -> Array | None:
+        """Return the lower Cholesky factor of a matrix, or None if it has none."""
+        factor, status = scipy.linalg.lapack.dpotrf(tile, lower=1)
         return factor if status == 0 else None
 
-    def solve(self, factor: Array, right: Array) -> Array:
-        """Return the solution of equations from the Cholesky factor of their matrix."""
-        return scipy.linalg.lapack.dpotrs(factor, right, lower=0)[0]
+    def divide(self, right: Array, tile: Array, *, transposed: bool = False) -> Array:
+        """Return the solution of equations with a lower triangular matrix, or with its transpose."""
+        return scipy.linalg.solve_triangular(tile, right, trans=int(transposed), lower=True, check_finite=False)
 
 
 class _Torch:
@@ -326,14 +331,14 @@ class _Torch:
         """Return all windows along the last axis [shape=(..., nb_windows, length)]."""
         return values.unfold(-1, length, 1)
 
-    def factor(self, gram: Array) -> Array | None:
-        """Return the Cholesky factor of a matrix, given by its lower half, or None."""
-        factor, status = self.xp.linalg.cholesky_ex(gram)
+    def cholesky(self, tile: Array) -> Array | None:
+        """Return the lower Cholesky factor of a matrix, or None if it has none."""
+        factor, status = self.xp.linalg.cholesky_ex(tile)
         return factor if int(status) == 0 else None
 
-    def solve(self, factor: Array, right: Array) -> Array:
-        """Return the solution of equations from the Cholesky factor of their matrix."""
-        return self.xp.cholesky_solve(right, factor)
+    def divide(self, right: Array, tile: Array, *, transposed: bool = False) -> Array:
+        """Return the solution of equations with a lower triangular matrix, or with its transpose."""
+        return self.xp.linalg.solve_triangular(tile.mT if transposed else tile, right, upper=transposed)
 
 
 @dataclass(frozen=True)
@@ -376,20 +381,39 @@ class _Fit:
 
 
 @dataclass(frozen=True)
+class _Piece:
+    """What is transformed at once: a part of the track, or a piece of a long one.
+
+    Attributes
+    ----------
+    index : which part it is of.
+    start, stop : its samples.
+    goes_on : whether it is not the part's first.
+    looks_back : whether the samples before it are wanted, too.
+    """
+
+    index: int
+    start: int
+    stop: int
+    goes_on: bool
+    looks_back: bool
+
+
+@dataclass(frozen=True)
 class _Space:
     """Buffers of a thread.
 
     Attributes
     ----------
-    bodies : the signals of some parts [shape=(nb_parts, nb_signals, nb_blocks * block), in host memory].
+    bodies : the signals of some pieces, in blocks with room for what comes before each
+        [shape=(nb_parts, nb_signals, nb_blocks, fft_length), in host memory].
     histories : the last samples of the references before each part [shape=(nb_parts, nb_references, history)].
-    blocks : one source, cut into blocks with what comes before each.
-    left, right : transforms of the references and of all signals [shape=(nb_parts, nb_bins, nb_signals, nb_blocks)].
+    left, right : conjugate transforms of the references, and transforms of all signals
+        [shape=(nb_parts, nb_bins, nb_signals, nb_blocks)].
     """
 
     bodies: NDArray[np.float64]
     histories: NDArray[np.float64]
-    blocks: Array
     left: Array
     right: Array
 
@@ -403,15 +427,15 @@ class _Sweep:
         scenarios: Sequence[Scenario],
         filter_length: int,
         backend: _Numpy | _Torch,
-        workers: int | None,
+        pool: ThreadPoolExecutor,
     ) -> None:
+        self._pool = pool
         self._read = read
         self._scenarios = scenarios
         self._length = filter_length
         self._history = filter_length - 1
         self._backend = backend
         self._spaces = threading.local()
-        self._workers = workers or os.cpu_count() or 1
         references, estimates = read(slice(0, 1))
         self._nb_channels = references[0].shape[1]
         self._nb_references = len(references) * self._nb_channels
@@ -430,8 +454,7 @@ class _Sweep:
             moments, lags, total_lags = self._measure([*frames, *rest], len(frames) if filters else 0, fit_track)
             frame_moments = moments[: len(frames)]
         else:
-            tiles = [slice(i, min(i + _TILE, nb_samples)) for i in range(0, nb_samples, _TILE)]
-            moments, _, total_lags = self._measure(tiles, 0, fit_track)
+            moments, _, total_lags = self._measure([slice(0, nb_samples)], 0, fit_track)
             frame_moments, lags, _ = self._measure(frames, len(frames) if filters else 0, False)
         return [
             self._score(i, frame_moments, moments, lags, total_lags if fit_track else None, filters, silence)
@@ -487,64 +510,67 @@ class _Sweep:
         nb_kept : of how many parts the lags are returned.
         sum_up : whether to sum the lags of all parts, with the pairs of samples that lie in two of them.
         """
-        shape = (self._nb_references, self._length)
+        nb_references, nb_batch = self._nb_references, self._backend.batch
+        shape = (nb_references, self._nb_estimates, self._length)
         kept = _Lags(
-            self._backend.zeros((nb_kept, shape[0], self._nb_references, shape[1])),
-            self._backend.zeros((nb_kept, shape[0], self._nb_estimates, shape[1])),
+            self._backend.zeros((nb_kept, nb_references, nb_references, self._length)),
+            self._backend.zeros((nb_kept, *shape)),
         )
-        total = self._backend.zeros((shape[0], self._nb_references + self._nb_estimates, shape[1]))
-        moments: list[list[Moments]] = []
+        total = self._backend.zeros((nb_references, nb_references + self._nb_estimates, self._length))
+        moments: list[list[Moments]] = [[] for _ in parts]
+        pieces = [piece for t, part in enumerate(parts) for piece in _cut(t, part, sum_up)]
+        batches = [pieces[i : i + nb_batch] for i in range(0, len(pieces), nb_batch)]
 
-        def work(start: int) -> tuple[list[list[Moments]], Array, Array]:
-            return self._measure_batch(parts[start : start + self._backend.batch], start < nb_kept or sum_up, sum_up)
+        def work(batch: list[_Piece]) -> tuple[list[list[Moments]], Array, Array]:
+            return self._measure_batch(batch, sum_up or batch[0].index < nb_kept)
 
-        starts = range(0, len(parts), self._backend.batch)
-        with ThreadPoolExecutor(self._workers) as pool:
-            for start, (rows, lags, bridges) in zip(starts, pool.map(work, starts), strict=True):
-                moments += rows
-                for t in range(start, min(start + len(rows), nb_kept)):
-                    kept.within[t] = lags[t - start, :, : self._nb_references]
-                    kept.across[t] = lags[t - start, :, self._nb_references :]
-                if sum_up:
-                    for each in (*lags, *bridges):
-                        total += each
-        return moments, kept, _Lags(total[None, :, : self._nb_references], total[None, :, self._nb_references :])
+        for batch, (rows, lags, bridges) in zip(batches, self._pool.map(work, batches), strict=True):
+            for i, (piece, row) in enumerate(zip(batch, rows, strict=True)):
+                t = piece.index
+                moments[t] = list(map(operator.add, moments[t], row)) if moments[t] else row
+                for each, inside in ((lags, True), (bridges, piece.goes_on)):
+                    if len(each) and inside and t < nb_kept:
+                        kept.within[t] += each[i, :, :nb_references]
+                        kept.across[t] += each[i, :, nb_references:]
+                    if len(each) and sum_up:
+                        total += each[i]
+        return moments, kept, _Lags(total[None, :, :nb_references], total[None, :, nb_references:])
 
-    def _measure_batch(
-        self, parts: list[slice], with_lags: bool, with_bridges: bool
-    ) -> tuple[list[list[Moments]], Array, Array]:
-        """Return the moments of parts, their lags, and those of the pairs of samples across their beginnings."""
-        nb_blocks = -(-max(part.stop - part.start for part in parts) // self._block)
-        space = self._space(len(parts), nb_blocks) if with_lags else None
+    def _measure_batch(self, pieces: list[_Piece], with_lags: bool) -> tuple[list[list[Moments]], Array, Array]:
+        """Return the moments of pieces, their lags, and those of the pairs of samples across their beginnings."""
+        nb_blocks = -(-max(piece.stop - piece.start for piece in pieces) // self._block)
+        space = self._space(len(pieces), nb_blocks) if with_lags else None
         moments = []
-        for i, part in enumerate(parts):
-            before = min(part.start, self._history) if with_bridges else 0
-            signals = self._read(slice(part.start - before, part.stop))
+        for i, piece in enumerate(pieces):
+            before = min(piece.start, self._history) if with_lags and piece.looks_back else 0
+            signals = self._read(slice(piece.start - before, piece.stop))
             references, estimates = ([np.asarray(source, float) for source in group] for group in signals)
             sources = [source[before:] for source in (*references, *estimates)]
             moments.append([_moments(scenario, sources, len(references)) for scenario in self._scenarios])
             if space is not None:
-                _lay(sources, space.bodies[i], 0)
-                _lay([source[:before] for source in references], space.histories[i], self._history - before)
+                _lay(sources, space.bodies[i, :, :, self._history :])
+                space.histories[i] = 0
+                for j, source in enumerate(references if before else ()):
+                    rows = slice(j * self._nb_channels, (j + 1) * self._nb_channels)
+                    space.histories[i, rows, self._history - before :] = source[:before].T
         nothing = np.zeros(0)
         if space is None:
             return moments, nothing, nothing
         bodies = self._backend.array(space.bodies)
-        lags = self._lags(bodies, space)
-        if not with_bridges or not self._history:
-            return moments, lags, nothing
-        heads = bodies[:, :, : self._history]
-        return moments, lags, self._bridges(self._backend.array(space.histories), heads)
+        heads = bodies[:, :, 0, self._history : 2 * self._history]
+        if not self._history or not any(piece.looks_back for piece in pieces):
+            return moments, self._lags(bodies, space), nothing
+        bridges = self._bridges(self._backend.array(space.histories), heads)
+        return moments, self._lags(bodies, space), bridges
 
     def _space(self, nb_parts: int, nb_blocks: int) -> "_Space":
         """Return this thread's buffers for parts of so many blocks: new ones would cost more time than the sums."""
         space: _Space | None = getattr(self._spaces, "space", None)
-        if space is None or space.blocks.shape[0] != nb_parts or space.blocks.shape[2] != nb_blocks:
+        if space is None or space.bodies.shape[::2] != (nb_parts, nb_blocks):
             nb_signals, nb_bins = self._nb_references + self._nb_estimates, self._fft_length // 2 + 1
             space = self._spaces.space = _Space(
-                bodies=np.zeros((nb_parts, nb_signals, nb_blocks * self._block)),
+                bodies=np.zeros((nb_parts, nb_signals, nb_blocks, self._fft_length)),
                 histories=np.zeros((nb_parts, self._nb_references, self._history)),
-                blocks=self._backend.zeros((nb_parts, self._nb_channels, nb_blocks, self._fft_length)),
                 left=self._backend.zeros((nb_parts, nb_bins, self._nb_references, nb_blocks), complex),
                 right=self._backend.zeros((nb_parts, nb_bins, nb_signals, nb_blocks), complex),
             )
@@ -556,17 +582,16 @@ class _Sweep:
         Each part is cut into blocks. In a block, the products of a sample with those up to `filter_length` - 1 samples
         before it come from the transforms of the block with zeros before it, and of the block with the samples before.
         """
-        xp = self._backend.xp
-        cut = bodies.reshape(*bodies.shape[:2], -1, self._block)
+        xp, history = self._backend.xp, self._history
         for start in range(0, bodies.shape[1], self._nb_channels):
             rows = slice(start, start + self._nb_channels)
-            space.blocks[..., self._history :] = cut[:, rows]
-            space.blocks[..., : self._history] = 0
-            space.right[:, :, rows] = xp.moveaxis(xp.fft.rfft(space.blocks), -1, 1)
+            blocks = bodies[:, rows]
+            space.right[:, :, rows] = xp.moveaxis(xp.fft.rfft(blocks), -1, 1)
             if start < self._nb_references:
-                space.blocks[:, :, 1:, : self._history] = cut[:, rows, :-1, self._block - self._history :]
-                space.left[:, :, rows] = xp.moveaxis(xp.fft.rfft(space.blocks), -1, 1)
-        return self._correlate(xp.conj(space.left), space.right, self._fft_length)
+                blocks[:, :, 1:, :history] = blocks[:, :, :-1, self._fft_length - history :]
+                space.left[:, :, rows] = xp.conj(xp.moveaxis(xp.fft.rfft(blocks), -1, 1))
+                blocks[:, :, 1:, :history] = 0
+        return self._correlate(space.left, space.right, self._fft_length)
 
     def _bridges(self, histories: Array, heads: Array) -> Array:
         """Return the lags of pairs of a sample before a part's beginning and one after it [shape as of `_lags`]."""
@@ -604,13 +629,13 @@ class _Sweep:
             while factor is None or (not ridge and independence < ILL_CONDITIONED):
                 ridge = 10 * ridge or RIDGE
                 factor, _ = self._factor(within, rows, ridge)
-            self._solve(factor, across, rows, full)
+            full[rows.tolist()] = self._divide(across[rows.tolist()], factor)
         for start in range(0, nb_rows, nb_channels):
             group = slice(start, start + nb_channels)
             rows = _independent(gram, range(start, start + nb_channels))
             if len(rows):
                 factor, _ = self._factor(within, rows, ridge)
-                self._solve(factor, across[:, :, group], rows, own[:, :, group])
+                own[rows.tolist(), :, group] = self._divide(across[rows.tolist()][:, :, group], factor)
         for i in range(nb_rows):
             identity[i, 0, i] = 1 / scales[i]
         lifted = [xp.einsum("ik,iam->kam", sums * scales[:, None], each) for each in (own, full, identity)]
@@ -631,33 +656,75 @@ class _Sweep:
 
     def _factor(self, within: Array, rows: NDArray[np.intp], ridge: float = 0.0) -> tuple[Array | None, float]:
         """Return the factor of some channels' Gram matrix, None where it has none, and its smallest eigenvalue."""
-        factor = self._backend.factor(self._gram(within[rows][:, rows], ridge))
+        factor = self._cholesky(self._gram(within[rows.tolist()][:, rows.tolist()], ridge))
         if factor is None:
             return None, 0.0
-        vector = self._backend.array(np.random.default_rng(0).standard_normal((len(rows) * self._length, 1)))
+        xp = self._backend.xp
+        vector = self._backend.array(np.random.default_rng(0).standard_normal((len(rows), self._length, 1)))
         for _ in range(_NB_ITERATIONS):
-            vector = self._backend.solve(factor, vector / self._backend.xp.linalg.norm(vector))
-        return factor, 1 / float(self._backend.xp.linalg.norm(vector))
-
-    def _solve(self, factor: Array, across: Array, rows: NDArray[np.intp], out: Array) -> None:
-        """Write the filters on some channels from the factor of their Gram matrix."""
-        right = across[rows].reshape(len(rows) * self._length, -1)
-        out[rows] = self._backend.solve(factor, right).reshape(len(rows), self._length, -1)
+            vector = self._divide(vector / xp.sqrt((vector**2).sum()), factor)
+        return factor, 1 / float(xp.sqrt((vector**2).sum()))
 
     def _gram(self, within: Array, ridge: float) -> Array:
-        """Return the lower half of the products of all delayed channels [shape=(nb_rows * taps, nb_rows * taps)]."""
+        """Return the products of all delayed channels with each other [shape=(nb_rows, nb_rows, taps, taps)].
+
+        Tile (k, l) holds those of channels k and l; tiles above the diagonal are left zero.
+        """
         xp = self._backend.xp
         nb_rows, length = within.shape[0], within.shape[2]
-        gram = self._backend.zeros((nb_rows, length, nb_rows, length))
+        tiles = self._backend.zeros((nb_rows, nb_rows, length, length))
         later = xp.moveaxis(within, 0, 1)[:, :, 1:]
         both = xp.concatenate((xp.flip(within, (2,)), later), -1)  # from lag length - 1 down to 1 - length
         windows = xp.flip(self._backend.windows(both, length), (2,))
-        for k in range(nb_rows):
-            gram[k, :, : k + 1] = xp.moveaxis(windows[k, : k + 1], 1, 0)
-        gram = gram.reshape(nb_rows * length, nb_rows * length)
-        index = np.arange(len(gram))
-        gram[index, index] += ridge
-        return gram
+
+        def fill(k: int) -> None:
+            tiles[k, : k + 1] = windows[k, : k + 1]
+            tiles[k, k].reshape(-1)[:: length + 1] += ridge
+
+        self._run(fill, range(nb_rows))
+        return tiles
+
+    def _cholesky(self, tiles: Array) -> Array | None:
+        """Return the lower Cholesky factor of a matrix in tiles, which are overwritten, or None if it has none.
+
+        Tile by tile, on all threads: a library's own threads would make the last digits depend on their number.
+        """
+
+        def divide(k: int, i: int) -> None:
+            tiles[i, k] = self._backend.divide(tiles[i, k].T, tiles[k, k]).T
+
+        def subtract(k: int, tile: tuple[int, int]) -> None:
+            i, j = tile
+            tiles[i, j] -= tiles[i, k] @ tiles[j, k].T
+
+        for k in range(len(tiles)):
+            corner = self._backend.cholesky(tiles[k, k])
+            if corner is None:
+                return None
+            tiles[k, k] = corner
+            below = range(k + 1, len(tiles))
+            self._run(functools.partial(divide, k), below)
+            self._run(functools.partial(subtract, k), [(i, j) for i in below for j in range(k + 1, i + 1)])
+        return tiles
+
+    def _divide(self, right: Array, factor: Array) -> Array:
+        """Return the solution of equations from their matrix's factor [shape of both=(nb_rows, taps, nb_columns)]."""
+        solution = right + 0
+        nb_rows = len(factor)
+        for i in range(nb_rows):
+            for j in range(i):
+                solution[i] -= factor[i, j] @ solution[j]
+            solution[i] = self._backend.divide(solution[i], factor[i, i])
+        for i in reversed(range(nb_rows)):
+            for j in range(i + 1, nb_rows):
+                solution[i] -= factor[j, i].T @ solution[j]
+            solution[i] = self._backend.divide(solution[i], factor[i, i], transposed=True)
+        return solution
+
+    def _run(self, function: Callable[[Any], None], items: Sequence[Any]) -> None:
+        """Call a function with each item, on all threads."""
+        for _ in self._pool.map(function, items):
+            pass
 
     def _ratios(
         self, scenario: Scenario, fit: _Fit, lags: _Lags, signal: NDArray[np.float64], estimate: NDArray[np.float64]
@@ -697,6 +764,15 @@ class _Sweep:
         return self._backend.host(xp.einsum("tjx,jx->jt", across, taps))
 
 
+def _cut(index: int, part: slice, looks_back: bool) -> list[_Piece]:
+    """Return the pieces of a part, of about equal length."""
+    size = max(-(-(part.stop - part.start) // -(-(part.stop - part.start) // _TILE)), 1)
+    return [
+        _Piece(index, start, min(start + size, part.stop), start > part.start, looks_back or start > part.start)
+        for start in range(part.start, part.stop, size)
+    ]
+
+
 def _moments(scenario: Scenario, sources: list[NDArray[np.float64]], nb_references: int) -> Moments:
     """Return the moments of a scenario from the references and estimates of a part."""
     with np.errstate(invalid="ignore"):  # inf - inf; what is not finite is an error anyway
@@ -716,10 +792,14 @@ def _independent(gram: NDArray[np.float64], rows: Iterable[int]) -> NDArray[np.i
     return np.array(kept, np.intp)
 
 
-def _lay(sources: Sequence[NDArray[np.float64]], rows: NDArray[np.float64], start: int) -> None:
-    """Copy the channels of sources [shape=(nb_samples, nb_channels)] into rows, from a column on, with zeros around."""
+def _lay(sources: Sequence[NDArray[np.float64]], rows: NDArray[np.float64]) -> None:
+    """Copy sources [shape=(nb_samples, nb_channels)], a row for each channel [shape=(nb_rows, nb_blocks, block)]."""
+    _, nb_blocks, block = rows.shape
     for i, source in enumerate(sources):
+        nb_full, rest = divmod(len(source), block)
         for channel, row in zip(source.T, rows[i * source.shape[1] :], strict=False):
-            row[:start] = 0
-            row[start : start + len(channel)] = channel
-            row[start + len(channel) :] = 0
+            row[:nb_full] = channel[: nb_full * block].reshape(nb_full, block)
+            if nb_full < nb_blocks:
+                row[nb_full, :rest] = channel[nb_full * block :]
+                row[nb_full, rest:] = 0
+                row[nb_full + 1 :] = 0

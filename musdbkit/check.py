@@ -733,12 +733,10 @@ def _judge_sum(each: TrackCheck, name: str, residual_db: Pair | None, *, lossy: 
 
 def _check_machine(root: Path | None) -> MachineCheck:
     """Return what the machine is."""
-    import joblib
-
     versions: dict[str, str | None] = {"Python": platform.python_version(), "musdbkit": __version__}
     return MachineCheck(
         platform=platform.platform(),
-        cores=joblib.cpu_count(),
+        cores=tracks.nb_cores(),
         memory_bytes=_memory_bytes(),
         free_bytes=tracks.free_bytes(root or Path()),
         ffmpeg=shutil.which("ffmpeg"),

@@ -1,7 +1,8 @@
-"""The walk on real input: check, convert and make-csv on one real excerpt and a few synthetic tracks.
+"""The walk on real input: check, convert, make-csv, oracle and score on one real excerpt and a few synthetic tracks.
 
 The excerpt is the stem file that the stempeg package ships, found by its file: importing stempeg would need an ffmpeg
-program. Writes a dataset, its wav files and Spleeter's files into one folder; a second run does only what is missing.
+program. Writes a dataset, its wav files, Spleeter's files, estimates and scores into one folder; a second run does only
+what is missing.
 """
 
 import csv
@@ -10,12 +11,15 @@ import shutil
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from musdbkit.audio import info
 from musdbkit.check import check, print_result
 from musdbkit.convert import convert
 from musdbkit.errors import MissingDependencyError, MusdbkitError, printable
+from musdbkit.oracle import oracle
+from musdbkit.scoring import find_references, score
+from musdbkit.scoring import print_result as print_scores
 from musdbkit.spleeter_files import make_csv
 from musdbkit.synth import synth
 from musdbkit.tracks import Parallel
@@ -25,6 +29,12 @@ if TYPE_CHECKING:
 
 SECONDS = 20.0
 """Length of a synthetic track: Spleeter's chunks are 20 s."""
+
+ORACLES: Final = {
+    "mix": "the floor: the mixture itself as the estimate of everything",
+    "irm2": "the ceiling of masks: ideal ratio masks, which know the true stems",
+}
+"""The oracles that are scored."""
 
 
 def find_excerpt() -> Path:
@@ -78,12 +88,26 @@ def demo(out: Path, console: "Console", *, parallel: Parallel) -> None:
     _stop_at(result.failed)
     _print_csvs(console, (*result.written, *result.kept), result.left_out)
 
+    for method, text in ORACLES.items():
+        folder = out / "estimates" / method
+        _head(console, f"musdbkit oracle --method {method} --musdb {wav} --out {folder}", text)
+        _stop_at(oracle(wav, folder, method, subsets=("test",), parallel=parallel).failed)
+        _head(
+            console,
+            f"musdbkit score {folder} --musdb {wav}",
+            "BSSEval v4 as museval defines it, and how it is summed up",
+        )
+        scored = score(folder, find_references(wav), folder.with_name(f"{method}-scores"), parallel=parallel)
+        _stop_at(scored.failed)
+        print_scores(scored, console)
+
     _head(console, "Next", f"all of this took {time.perf_counter() - start:.0f} s; with MUSDB18 on disk:")
     for line in (
         "export MUSDB_PATH=/path/to/musdb18",
         "musdbkit check",
         "musdbkit convert",
         "musdbkit make-csv --stems 2",
+        "musdbkit score estimates/",
     ):
         console.print(f"  {line}", markup=False, highlight=False)
     console.print(f"Everything is in {printable(out)}; remove it when you have seen it.", markup=False, soft_wrap=True)

@@ -217,11 +217,16 @@ def silent(total: Moments, silence: Silence) -> NDArray[np.bool_]:
     ParameterError
         The rule is none of `SILENCE_RULES`.
     """
+    check_silence(silence)
     if silence == "museval":
         return total.reference_mute | total.estimate_mute
-    if silence == "per-target":
-        return total.reference_zero | total.estimate_zero
-    raise ParameterError(f"silence rule {silence}: expected {' or '.join(SILENCE_RULES)}")
+    return total.reference_zero | total.estimate_zero
+
+
+def check_silence(silence: str) -> None:
+    """Refuse a rule that is none of `SILENCE_RULES`."""
+    if silence not in SILENCE_RULES:
+        raise ParameterError(f"silence rule {silence}: expected {' or '.join(SILENCE_RULES)}")
 
 
 def framewise_sdr(

@@ -215,6 +215,13 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(next(each for each in (path, *path.parents) if each.is_dir())).free
 
 
+def nb_cores() -> int:
+    """Return how many processor cores this process may use."""
+    import joblib
+
+    return int(joblib.cpu_count())
+
+
 def available_memory() -> int:
     """Return how many bytes of memory this process may still take: what is free, and what its cgroup leaves it."""
     try:
@@ -375,7 +382,7 @@ def for_each(
     names = [key(item) for item in items]
     results: dict[int, Result] = {}
     failures: dict[int, str] = {}
-    jobs = min(parallel.jobs or joblib.cpu_count(), max(len(items), 1))
+    jobs = min(parallel.jobs or nb_cores(), max(len(items), 1))
     with _backend(parallel, jobs), _Progress(label, len(items)) as progress:
         streams = joblib.parallel.get_active_backend()[0].supports_return_generator
         runner = joblib.Parallel(

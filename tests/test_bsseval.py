@@ -497,7 +497,7 @@ def test_float_references_are_flagged(excerpt: Path, stems: Array) -> None:
     references = decoded(excerpt, np.float32)[:, : stems.shape[1]]
     estimates = 0.8 * references + 0.1 * np.roll(references, 40, axis=1) + 0.05 * references.sum(axis=0)
     expected = np.array(evaluate(stems, estimates))
-    with pytest.warns(IllConditionedWarning, match="score against 16-bit references"):
+    with pytest.warns(IllConditionedWarning, match="use 16-bit references"):
         values = np.array(evaluate(references, estimates))
     assert (np.abs(values - expected)[0] < 1e-3).all()
     assert (np.abs(np.median(values, axis=2) - np.median(expected, axis=2)) < 0.1).all()
@@ -588,4 +588,4 @@ def test_result_is_described() -> None:
     for independence, flag in ((1e-11, True), (1e-9, False)):
         result = Analysis(moments, moments, {}, independence, 0.0)
         assert result.ill_conditioned is flag
-    assert bsseval.describe_conditioning(Analysis(moments, moments, {}, 1e-11, 0.0)).startswith("only 1e-11 of")
+    assert bsseval.describe_conditioning(Analysis(moments, moments, {}, 1e-11, 0.0)).startswith("the references determine the filters only to 1e-11")

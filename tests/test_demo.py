@@ -1,11 +1,24 @@
 """The demo runs the whole walk on real input, without ffmpeg, and a second time does only what is missing."""
 
 import csv
+import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def vocals_sdr(folder: Path) -> float:
+    """Return the median over tracks of the median over frames."""
+    medians = []
+    for path in (folder / "test").glob("*.json"):
+        targets = {target["name"]: target["frames"] for target in json.loads(path.read_text())["targets"]}
+        medians.append(np.nanmedian([frame["metrics"]["SDR"] for frame in targets["vocals"]]))
+    assert len(medians) == 2
+    return float(np.median(medians))
 
 
 def test_demo_makes_what_it_says(run_cli: Run, tmp_path: Path) -> None:
@@ -19,6 +32,9 @@ def test_demo_makes_what_it_says(run_cli: Run, tmp_path: Path) -> None:
     assert len(rows) == 3
     assert all((out / "musdb18-wav" / row["accompaniment_path"]).is_file() for row in rows)
     assert "left out: test/The Easton Ellises - Falcon 69: 268288 samples (6.084 s)" in result.stdout
+    floor, ceiling = (vocals_sdr(out / "estimates" / f"{method}-scores") for method in ("mix", "irm2"))
+    assert -5 < floor < 5 < ceiling < 15
+    assert "sisec18: median over frames" in result.stdout
     assert "export MUSDB_PATH" in result.stdout
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
     assert run_cli("demo", "out").returncode == 0

@@ -24,7 +24,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 
 def test_each_example_has_a_test() -> None:
-    assert EXAMPLES == ["loudness_of_stems.py", "prepare_spleeter.sh"]
+    assert EXAMPLES == ["loudness_of_stems.py", "prepare_spleeter.sh", "score_your_model.py"]
 
 
 def test_loudness_of_stems(excerpt: Path, environment: dict[str, str]) -> None:
@@ -40,3 +40,11 @@ def test_prepare_spleeter(tmp_path: Path, environment: dict[str, str]) -> None:
     command = ["bash", REPOSITORY / "examples" / "prepare_spleeter.sh", tmp_path / "stems", tmp_path / "out"]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert "musdb_2stems_train.csv: tracks 1, faults 0" in result.stdout
+
+
+def test_score_your_model(excerpt: Path, environment: dict[str, str]) -> None:
+    command = [sys.executable, REPOSITORY / "examples" / "score_your_model.py", excerpt, excerpt]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    medians = {words[0]: float(words[1]) for words in map(str.split, result.stdout.splitlines())}
+    assert medians.keys() == {"drums", "bass", "other", "vocals"}
+    assert all(-1 < median < 3 for median in medians.values())  # a quarter of the mixture is near the floor
