@@ -408,14 +408,21 @@ class _Space:
     bodies : the signals of some pieces, in blocks with room for what comes before each
         [shape=(nb_parts, nb_signals, nb_blocks, fft_length), in host memory].
     histories : the last samples of the references before each part [shape=(nb_parts, nb_references, history)].
+    spectra : transforms of one source's blocks.
     left, right : conjugate transforms of the references, and transforms of all signals
         [shape=(nb_parts, nb_bins, nb_signals, nb_blocks)].
+    products : their products, summed over blocks [shape=(nb_parts, nb_bins, nb_references, nb_signals)].
+    turned, waves : the same with the bins last, and its inverse transform.
     """
 
     bodies: NDArray[np.float64]
     histories: NDArray[np.float64]
+    spectra: Array
     left: Array
     right: Array
+    products: Array
+    turned: Array
+    waves: Array
 
 
 class _Sweep:
@@ -567,12 +574,17 @@ class _Sweep:
         """Return this thread's buffers for parts of so many blocks: new ones would cost more time than the sums."""
         space: _Space | None = getattr(self._spaces, "space", None)
         if space is None or space.bodies.shape[::2] != (nb_parts, nb_blocks):
-            nb_signals, nb_bins = self._nb_references + self._nb_estimates, self._fft_length // 2 + 1
+            nb_rows, nb_signals = self._nb_references, self._nb_references + self._nb_estimates
+            nb_bins, zeros = self._fft_length // 2 + 1, self._backend.zeros
             space = self._spaces.space = _Space(
                 bodies=np.zeros((nb_parts, nb_signals, nb_blocks, self._fft_length)),
-                histories=np.zeros((nb_parts, self._nb_references, self._history)),
-                left=self._backend.zeros((nb_parts, nb_bins, self._nb_references, nb_blocks), complex),
-                right=self._backend.zeros((nb_parts, nb_bins, nb_signals, nb_blocks), complex),
+                histories=np.zeros((nb_parts, nb_rows, self._history)),
+                spectra=zeros((nb_parts, self._nb_channels, nb_blocks, nb_bins), complex),
+                left=zeros((nb_parts, nb_bins, nb_rows, nb_blocks), complex),
+                right=zeros((nb_parts, nb_bins, nb_signals, nb_blocks), complex),
+                products=zeros((nb_parts, nb_bins, nb_rows, nb_signals), complex),
+                turned=zeros((nb_parts, nb_rows, nb_signals, nb_bins), complex),
+                waves=zeros((nb_parts, nb_rows, nb_signals, self._fft_length)),
             )
         return space
 
@@ -586,12 +598,18 @@ class _Sweep:
         for start in range(0, bodies.shape[1], self._nb_channels):
             rows = slice(start, start + self._nb_channels)
             blocks = bodies[:, rows]
-            space.right[:, :, rows] = xp.moveaxis(xp.fft.rfft(blocks), -1, 1)
+            space.right[:, :, rows] = xp.moveaxis(xp.fft.rfft(blocks, out=space.spectra), -1, 1)
             if start < self._nb_references:
                 blocks[:, :, 1:, :history] = blocks[:, :, :-1, self._fft_length - history :]
-                space.left[:, :, rows] = xp.conj(xp.moveaxis(xp.fft.rfft(blocks), -1, 1))
+                space.left[:, :, rows] = xp.moveaxis(xp.fft.rfft(blocks, out=space.spectra), -1, 1)
                 blocks[:, :, 1:, :history] = 0
-        return self._correlate(space.left, space.right, self._fft_length)
+        space.left.imag *= -1
+        xp.matmul(space.left, xp.moveaxis(space.right, -1, -2), out=space.products)
+        space.turned[...] = xp.moveaxis(space.products, 1, -1)
+        lags = xp.fft.irfft(space.turned, self._fft_length, out=space.waves)[..., : self._length]
+        result = self._backend.zeros(lags.shape)
+        result[...] = lags
+        return result
 
     def _bridges(self, histories: Array, heads: Array) -> Array:
         """Return the lags of pairs of a sample before a part's beginning and one after it [shape as of `_lags`]."""
@@ -599,14 +617,8 @@ class _Sweep:
         fft_length = scipy.fft.next_fast_len(2 * self._history, real=True)
         later = self._backend.zeros((*heads.shape[:2], fft_length))
         later[..., self._history : 2 * self._history] = heads
-        left, right = (xp.moveaxis(xp.fft.rfft(x, fft_length), -1, 1)[..., None] for x in (histories, later))
-        return self._correlate(xp.conj(left), right, fft_length)
-
-    def _correlate(self, left: Array, right: Array, fft_length: int) -> Array:
-        """Return lags, summed over blocks, from transforms [shape=(nb_parts, nb_bins, nb_signals, nb_blocks)]."""
-        xp = self._backend.xp
-        products = xp.matmul(left, xp.moveaxis(right, -1, -2))
-        return xp.moveaxis(xp.fft.irfft(products, fft_length, 1)[:, : self._length], 1, -1)
+        left, right = xp.fft.rfft(histories, fft_length), xp.fft.rfft(later)
+        return xp.fft.irfft(xp.conj(left)[:, :, None] * right[:, None], fft_length)[..., : self._length]
 
     def _fit(self, scenario: Scenario, lags: _Lags) -> _Fit:
         """Return the filters that fit a scenario's estimates best, by the lags of one frame or of the track."""

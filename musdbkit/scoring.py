@@ -72,19 +72,13 @@ MAX_DIFFERENCE: Final = 1024
 """Samples by which an estimate's length may differ: decoders disagree by up to one AAC frame."""
 
 TOLERANCE_DB: Final = 1e-5
-"""What a score may differ from museval's: half of what its JSON is rounded to, and the least that filters allow."""
+"""What a score may differ from that of museval: the last digit of its JSON."""
 
 RECORDS: Final = ".records"
 
 _RECORD_VERSION: Final = 1
 _FILTER_METRICS: Final = {"isr", "sir", "sar"}
-_FULL_RATE: Final = {
-    (6, 0),
-    (7, 0),
-    (8, 0),
-    (9, 0),
-    (10, 0),
-}  # CUDA capabilities with float64 at half of float32's rate
+_FULL_RATE: Final = {(6, 0), (7, 0), (8, 0), (9, 0), (10, 0)}  # CUDA capabilities whose float64 is half of float32
 _PACKAGES: Final = ("numpy", "scipy", "soundfile", "av", "musdb", "museval", "pandas")
 
 Files: TypeAlias = dict[str, Path]
