@@ -30,8 +30,8 @@ the others can approximate and is left out of the equations. What is above the b
 determined by them. With references from 16-bit files rounding noise fills that band. With float samples decoded from
 AAC nothing does: museval's ISR, SIR and SAR then change with the order and the gain of the sources, and its SIR is far
 below that of the same references at 16 bit. Such results are flagged (see `Analysis`), and computed with a ridge, as if
-16-bit rounding noise had been added to the references: order and gain do not matter, and the scores are near to those
-of 16-bit references, but not museval's.
+16-bit rounding noise had been added to the references: order and gain do not matter. The scores are near to those of
+16-bit references where the estimates have no more in that band than these; they are not museval's.
 
 Conventions: reference before estimate; arrays have the shape (nb_sources, nb_samples, nb_channels); windows and hops
 are in samples. ISR, SIR and SAR beyond some 120 dB are rounding errors. The same code runs on NumPy and, on a GPU, on
@@ -78,9 +78,13 @@ flagged: 16-bit files have some 1e-8, float samples decoded from AAC 1e-11 and l
 RIDGE: Final = 1e-8
 """Share of a channel's energy that is then added to it: what rounding to 16 bit would have added."""
 
+MAX_THREADS: Final = 16
+"""Threads that are used by default, at most: each has some 25 MB of buffers."""
+
 _FLOOR: Final = float(np.finfo(float).eps) ** 2  # 313 dB: no measure of filtered signals is infinite, as in museval
 _DEPENDENT: Final = 1e-13  # share of a channel's energy; 16-bit channels that only look alike differ by 1e-10 and more
 _TILE: Final = 65536  # samples that are transformed at once, at most: more would fall out of the processor's cache
+_BLAS: Final = threading.Lock()
 _BATCH: Final = 8  # frames at once on a GPU
 _NB_ITERATIONS: Final = 3  # of the power method: the smallest eigenvalues lie close together
 
@@ -146,7 +150,7 @@ def evaluate(
     """Return SDR, ISR, SIR and SAR of a group of sources [shape of each=(nb_sources, nb_frames), dB].
 
     As museval.evaluate, except that a source that is silent in the whole track gets NaN where museval raises an error,
-    and the others are scored without it.
+    and takes no frames of the others away; its reference, if that is not silent, still counts as interference to them.
 
     Parameters
     ----------
@@ -158,7 +162,7 @@ def evaluate(
     silence : which frames are NaN: see `metrics.dropped`.
     filter_length : taps of the distortion filters.
     device : `cpu`, or what torch calls a GPU, as `cuda` or `cuda:1`.
-    workers : threads; all cores by default. The result does not depend on them.
+    workers : threads; by default all cores, up to 16. The result does not depend on them.
 
     Warns
     -----
@@ -256,13 +260,34 @@ def analyse(
     for name, number in numbers.items():
         if number < 1:
             raise ParameterError(f"{name} {number}: expected 1 or more")
+    if filter_length > _TILE // 2:
+        raise ParameterError(f"filter_length {filter_length}: expected {_TILE // 2} or less")
     from threadpoolctl import threadpool_limits
 
-    backend = _Numpy() if device == "cpu" else _Torch(device)
-    # the number of BLAS' own threads would change the last digits
-    with ThreadPoolExecutor(workers or nb_cores()) as pool, threadpool_limits(limits=1, user_api="blas"):
+    backend = _open_device(device)
+    nb_threads = workers or min(nb_cores(), MAX_THREADS)
+    # the number of BLAS' own threads, which is one for the whole process, would change the last digits
+    with _BLAS, ThreadPoolExecutor(nb_threads) as pool, threadpool_limits(limits=1, user_api="blas"):
         sweep = _Sweep(read, scenarios, filter_length, backend, pool)
         return sweep.analyse(nb_samples, metrics.frames(nb_samples, window, hop), mode, filters, silence)
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that cannot compute.
+
+    Raises
+    ------
+    ParameterError
+        torch does not know or have it.
+    MissingDependencyError
+        torch is not installed.
+    """
+    _open_device(device)
+
+
+def _open_device(device: str) -> "_Numpy | _Torch":
+    """Return what computes on a device."""
+    return _Numpy() if device == "cpu" else _Torch(device)
 
 
 class _Numpy:
@@ -746,8 +771,11 @@ class _Sweep:
             self._energies(filters, lags) for filters in (fit.own - fit.identity, fit.own, fit.full - fit.own, fit.full)
         )
         artefacts = estimate - 2 * self._products(scenario, fit.full, lags) + full
-        pairs = (signal, spatial), (own, interference), (full, artefacts)
-        return tuple(metrics.ratio_db(top, np.maximum(bottom, _FLOOR * top)) for top, bottom in pairs)
+        isr, sir, sar = (
+            metrics.ratio_db(top, np.maximum(bottom, _FLOOR * top))
+            for top, bottom in ((signal, spatial), (own, interference), (full, artefacts))
+        )
+        return isr, sir if len(scenario.references) > 1 else np.full(sir.shape, np.inf), sar
 
     def _energies(self, filters: Array, lags: _Lags) -> NDArray[np.float64]:
         """Return the energy of filtered references, summed over channels [shape=(nb_sources, nb_frames)].
@@ -769,11 +797,16 @@ class _Sweep:
 
     def _products(self, scenario: Scenario, filters: Array, lags: _Lags) -> NDArray[np.float64]:
         """Return the sums of filtered references times estimates [shape=(nb_sources, nb_frames)]."""
-        xp, nb_sources = self._backend.xp, len(scenario.references)
-        across = xp.moveaxis(lags.across[:, :, self._columns(scenario)], 2, 1)
-        across = across.reshape(len(across), nb_sources, -1)
-        taps = xp.moveaxis(xp.moveaxis(filters, 1, 2), 1, 0).reshape(nb_sources, -1)
-        return self._backend.host(xp.einsum("tjx,jx->jt", across, taps))
+        nb_channels, columns = self._nb_channels, range(0, filters.shape[2], self._nb_channels)
+        sums = [
+            self._backend.xp.einsum(
+                "tkma,kam->t",
+                lags.across[:, :, estimate * nb_channels : (estimate + 1) * nb_channels],
+                filters[:, :, column : column + nb_channels],
+            )
+            for estimate, column in zip(scenario.estimates, columns, strict=True)
+        ]
+        return np.array([self._backend.host(each) for each in sums])
 
 
 def _cut(index: int, part: slice, looks_back: bool) -> list[_Piece]:

@@ -303,7 +303,9 @@ def _check_csv(path: Path, root: Path | None, stems: str | None, as_json: bool) 
 def oracle(
     method: Annotated[
         Literal["mix", "ibm1", "ibm2", "irm1", "irm2", "mwf"],
-        typer.Option(help="The mixture itself, ideal binary or ratio masks (of amplitudes or powers), Wiener filter."),
+        typer.Option(
+            help="The mixture in equal parts, ideal binary or ratio masks (of amplitudes or powers), Wiener filter."
+        ),
     ],
     musdb: MusdbRoot = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write to; ./estimates/METHOD by default.")] = None,
@@ -361,7 +363,8 @@ def score(
         Literal["fast", "museval"], typer.Option(help="Ours, or museval's own code: slow, 7 GB per track.")
     ] = "fast",
     device: Annotated[
-        Literal["auto", "cpu", "cuda"], typer.Option(help="Where; auto is a GPU if its float64 is fast.")
+        Literal["auto", "cpu", "cuda"],
+        typer.Option(help="Where to compute; auto is the CPU unless a data-centre GPU is there."),
     ] = "auto",
     window: Annotated[float, typer.Option(metavar="SECONDS", help="Length of the frames.")] = 1.0,
     hop: Annotated[float, typer.Option(metavar="SECONDS", help="Distance of the frames.")] = 1.0,
@@ -372,7 +375,9 @@ def score(
     align: Annotated[
         bool, typer.Option("--align", help="Cut or pad estimates of any length; up to 1024 samples it is always done.")
     ] = False,
-    allow_missing: Annotated[bool, typer.Option("--allow-missing", help="Score what is there.")] = False,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Score what is there, though tracks or targets lack.")
+    ] = False,
     complement: Annotated[
         bool, typer.Option("--complement", help="Add accompaniment = mixture - vocals where there is none.")
     ] = False,

@@ -31,7 +31,7 @@ SECONDS = 20.0
 """Length of a synthetic track: Spleeter's chunks are 20 s."""
 
 ORACLES: Final = {
-    "mix": "the floor: the mixture itself as the estimate of everything",
+    "mix": "the floor: a quarter of the mixture as the estimate of each stem",
     "irm2": "the ceiling of masks: ideal ratio masks, which know the true stems",
 }
 """The oracles that are scored."""

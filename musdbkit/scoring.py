@@ -14,7 +14,7 @@ Conventions: a track and its estimates are paired by name, never by order. Refer
 are decoded through 16 bit, accompaniment and linear_mixture are the sums of the stems. Where an estimate is up to 1024
 samples longer or shorter than its reference it is cut or padded with zeros, as in museval, and that is noted. Of a
 scenario's targets that are silent in the whole track, reference or estimate, none has a score, which is noted, and the
-others are scored without it.
+others lose no frames by it (its reference, if that is not silent, is interference to them).
 """
 
 import functools
@@ -54,6 +54,7 @@ from musdbkit.tracks import (
     find_audio,
     find_tracks,
     for_each,
+    free_bytes,
     nb_cores,
     read_stems,
 )
@@ -72,13 +73,29 @@ MAX_DIFFERENCE: Final = 1024
 """Samples by which an estimate's length may differ: decoders disagree by up to one AAC frame."""
 
 TOLERANCE_DB: Final = 1e-5
-"""What a score may differ from that of museval: the last digit of its JSON."""
+"""What a score may differ from that of museval: the last digit of its JSON; ISR, SIR and SAR may differ by more where
+their rounding errors do, which grow as the references' independence falls (see `bsseval.Analysis`)."""
 
 RECORDS: Final = ".records"
 
+TABLES: Final = ("scores.csv", "protocol.json")
+"""What is made of all tracks' scores."""
+
 _RECORD_VERSION: Final = 1
+_ERROR_DB: Final = 1e-12  # over independence: some times what museval differs by when its sources change places
+_ROUNDING_DB: Final = 120  # ISR, SIR and SAR beyond it are rounding errors
+_SILENT: Final = "in the whole track"  # in the notes on targets that museval raises an error for
 _FILTER_METRICS: Final = {"isr", "sir", "sar"}
 _FULL_RATE: Final = {(6, 0), (7, 0), (8, 0), (9, 0), (10, 0)}  # CUDA capabilities whose float64 is half of float32
+_FRAME_BYTES: Final = 800  # of a target, in all files together
+_THREAD_BYTES: Final = 25_000_000
+_DEFINITIONS: Final = {
+    "sdr": "BSSEval {0.mode} (images) as museval defines it, which needs no filters",
+    **dict.fromkeys(("isr", "sir", "sar"), f"BSSEval {{0.mode}} (images), {bsseval.FILTER_LENGTH} taps, as museval's"),
+    "usdr": f"whole track, {metrics.USDR_DELTA} added to both energies, as in the Music Demixing Challenge",
+    "si-sdr": "whole track, one scale for all channels, means kept",
+    "snr": "whole track",
+}
 _PACKAGES: Final = ("numpy", "scipy", "soundfile", "av", "musdb", "museval", "pandas")
 
 Files: TypeAlias = dict[str, Path]
@@ -129,7 +146,9 @@ class Settings:
                 raise ParameterError(f"{name} {value}: expected {' or '.join(known)}")
         if self.engine == "museval" and (self.silence != "museval" or self.mode == "v3"):
             raise ParameterError("the engine museval is there for silence museval and mode v4 only")
-        object.__setattr__(self, "metrics", tuple(metric for metric in METRICS if metric in self.metrics))  # in one order
+        object.__setattr__(
+            self, "metrics", tuple(metric for metric in METRICS if metric in self.metrics)
+        )  # in one order
 
     @property
     def filters(self) -> bool:
@@ -178,6 +197,7 @@ class Scored:
     references, estimates : hashes over the files' names and contents; empty in a dry run.
     independence : by scenario, see `bsseval.Analysis`.
     notes : what a reader of the scores should know.
+    device : where they were computed.
     """
 
     status: str
@@ -187,6 +207,21 @@ class Scored:
     estimates: str
     independence: dict[str, float]
     notes: tuple[str, ...]
+    device: str = ""
+
+
+@dataclass(frozen=True)
+class Verified:
+    """How a track's scores compare with museval's.
+
+    Attributes
+    ----------
+    metrics : what was compared: of ill-conditioned tracks SDR only, of those that museval refuses nothing.
+    difference : the largest difference, in dB.
+    """
+
+    metrics: tuple[str, ...]
+    difference: float
 
 
 @dataclass(frozen=True)
@@ -200,7 +235,9 @@ class Result:
     failed : one-line messages by track; nothing was scored if any was found before.
     missing : what was not there to be scored, with `allow_missing`.
     notes : what was found that is not scored.
-    verified : by track, the largest difference from museval in dB.
+    settings : what was computed.
+    nb_bytes : in a dry run, about how much would be written.
+    verified : by track, how it compares with museval.
     """
 
     out: Path
@@ -208,7 +245,9 @@ class Result:
     failed: dict[str, str]
     missing: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    verified: dict[str, float] = field(default_factory=dict)
+    settings: Settings = DEFAULT_SETTINGS
+    nb_bytes: int = 0
+    verified: dict[str, Verified] = field(default_factory=dict)
 
     @functools.cached_property
     def table(self) -> "DataFrame":
@@ -419,12 +458,21 @@ def _find_targets(reference: Reference, estimates: Files, settings: Settings) ->
 
 def _inspect(reference: Reference, estimates: Files, settings: Settings) -> list[str]:
     """Return what is wrong with a track's files by their headers."""
+    targets = _find_targets(reference, estimates, settings)
+    for path in (reference.path, *estimates.values()):
+        try:
+            str(path).encode()
+        except UnicodeEncodeError:
+            return [f"{printable(path)}: the name is no UTF-8: rename it"]
     try:
-        expected = _expect(reference)
+        expected = _expect(reference, targets)
     except MusdbkitError as error:
         return [str(error)]
-    faults = []
-    targets = _find_targets(reference, estimates, settings)
+    faults = [
+        f"{reference.key}: {name} {seconds} s is less than a sample at {expected.sample_rate} Hz: choose a longer one"
+        for name, seconds in (("window", settings.window_seconds), ("hop", settings.hop_seconds))
+        if seconds * expected.sample_rate < 1
+    ]
     if not estimates.keys() >= set(targets) and reference.files and "mixture" not in reference.files:
         faults.append(f"{reference.path}: no mixture, which --complement needs")
     if len(targets) == 1 and settings.filters and set(settings.metrics) <= _FILTER_METRICS:
@@ -450,12 +498,13 @@ def _inspect(reference: Reference, estimates: Files, settings: Settings) -> list
     return faults
 
 
-def _expect(reference: Reference) -> audio.AudioInfo:
-    """Return what the header of a reference says, checked to be the same for all its files."""
+def _expect(reference: Reference, targets: Iterable[str]) -> audio.AudioInfo:
+    """Return what the header of a reference says, checked to be the same for all files that targets are read from."""
     if not reference.files:
         stream = audio.probe_stems(reference.path)[0]
         return audio.AudioInfo(stream.sample_rate, stream.nb_channels, stream.nb_samples, "PCM_16")
-    infos = {path: audio.info(path) for path in reference.files.values()}
+    stems = dict.fromkeys(stem for target in targets for stem in reference.targets[target])
+    infos = {reference.files[stem]: audio.info(reference.files[stem]) for stem in stems}
     first = next(iter(infos))
     for path, info in infos.items():
         if replace(info, subtype="") != replace(infos[first], subtype=""):
@@ -474,21 +523,24 @@ def _describe(info: audio.AudioInfo) -> str:
 def _score_track(job: _Job) -> Scored:
     """Return the scores of a track, computed or from its record."""
     reference, settings = job.reference, job.settings
-    seconds = _expect(reference).seconds
-    record = None if job.force else _read_record(job)
-    if record is None and job.dry_run:
+    seconds = _expect(reference, job.targets).seconds
+    record = _read_record(job)
+    if (record is None or job.force) and job.dry_run:
         return Scored("to score", None, seconds, "", "", {}, ())
     hashed = {"references": _hash(_source_files(job)), "estimates": _hash(job.estimates)}
-    if record is not None and record["inputs"] == hashed:
+    if record is not None and record["inputs"] == hashed and not job.force:
         track = scores.from_json(record["scores"])
         if not job.dry_run:
             _write_document(job, track)
         status, independence, notes = "already there", record["independence"], tuple(record["notes"])
-        return Scored(status, track, seconds, **hashed, independence=independence, notes=notes)
+        return Scored(status, track, seconds, **hashed, independence=independence, notes=notes, device=record["device"])
     if job.dry_run:
         return Scored("to score", None, seconds, **hashed, independence={}, notes=())
+    stale = [job.out / name for name in TABLES]  # no score is better than one of other files
+    if record is not None and record["inputs"] != hashed:
+        stale += [job.document, job.record]
     try:
-        for path in (job.document, job.record):  # of other files: no score is better than one that is not of these
+        for path in stale:
             path.unlink(missing_ok=True)
     except OSError as error:
         raise DatasetError(f"{path}: cannot be replaced: {error.strerror}") from error
@@ -500,14 +552,18 @@ def _score_track(job: _Job) -> Scored:
         "scores": scores.to_json(track),
         "independence": independence,
         "notes": remarks,
+        "device": job.device,
     }
     _write(job.record, json.dumps(document, indent=1, allow_nan=False) + "\n")
     _write_document(job, track)  # last: without a record it would be taken for another program's
-    return Scored("scored", track, seconds, **hashed, independence=independence, notes=tuple(remarks))
+    notes = tuple(remarks)
+    return Scored("scored", track, seconds, **hashed, independence=independence, notes=notes, device=job.device)
 
 
 def _write_document(job: _Job, track: TrackScores) -> None:
-    """Write a track's scores as museval does, unless they are there."""
+    """Write a track's scores as museval does, unless they are there or have no frames: its stores cannot read those."""
+    if not any(scenario.frames[target] for scenario in track.scenarios for target in scenario.targets):
+        return
     text = scores.museval_json(track)
     with suppress(OSError, ValueError):
         if job.document.read_text(encoding="utf-8") == text:
@@ -529,7 +585,7 @@ def _compute(job: _Job) -> tuple[TrackScores, dict[str, float], list[str]]:
     track, analyses = _analyse(
         read,
         nb_samples,
-        _expect(reference).sample_rate,
+        _expect(reference, job.targets).sample_rate,
         [tuple(sums[target] for target in group) for group in groups],
         groups,
         list(estimated),
@@ -602,7 +658,12 @@ def _analyse(
         frames = {t: {m: tuple(map(float, values[m][j])) for m in chosen} for j, t in enumerate(group)}
         found.append(scores.Scenario(group, frames))
         measures = {"usdr": metrics.usdr_of, "si-sdr": metrics.si_sdr_of, "snr": metrics.snr_of}
-        by_metric = {METRICS[m]: measure(analysis.total) for m, measure in measures.items() if m in settings.metrics}
+        total = analysis.total
+        by_metric = {
+            METRICS[m]: np.where(total.reference_zero | total.estimate_zero, np.nan, measure(total)).tolist()
+            for m, measure in measures.items()
+            if m in settings.metrics
+        }
         for j, target in enumerate(group if by_metric else ()):
             whole.setdefault(target, {metric: column[j] for metric, column in by_metric.items()})
     return replace(empty, scenarios=tuple(found), whole=whole), analyses
@@ -639,7 +700,7 @@ def _open_references(
     """Return how to read sums of stems and, on wish, the mixture, and their length."""
     needed = list(dict.fromkeys(stem for stems in signals for stem in stems)) + ["mixture"] * with_mixture
     if reference.files:
-        nb_samples = _expect(reference).nb_samples
+        nb_samples = audio.info(reference.files[needed[0]]).nb_samples
         readers = {stem: _from_file(reference.files[stem], nb_samples) for stem in needed}
     else:
         track = Track(reference.name, reference.subset, reference.layout, reference.path)
@@ -702,7 +763,7 @@ def _remarks(group: tuple[str, ...], analysis: bsseval.Analysis, settings: Setti
             zero, mute = (getattr(total, f"{what}_{kind}")[j] for kind in ("zero", "mute"))
             muted = getattr(framewise, f"{what}_mute")[j] & ~getattr(framewise, f"{what}_zero")[j]
             if zero:
-                yield f"{target}: the {what} is silent in the whole track: no score; the others are scored without it"
+                yield f"{target}: the {what} is silent in the whole track: no score; the others lose no frames by it"
             elif settings.silence == "museval" and mute:
                 yield f"{target}: the {what}'s channels cancel in the whole track: silent by museval's rule, no score"
             elif settings.silence == "museval" and muted.any():
@@ -728,10 +789,18 @@ def _hash(files: Files) -> str:
     return total.hexdigest()
 
 
+def _read_json(path: Path) -> Any:
+    """Return the content of a JSON file, None where there is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
 def _read_record(job: _Job) -> dict[str, Any] | None:
     """Return a track's record, None where there is none that makes sense."""
     try:
-        record: dict[str, Any] = json.loads(job.record.read_text(encoding="utf-8"))
+        record: dict[str, Any] = _read_json(job.record)
         track = scores.from_json(record["scores"])
         sound = (
             record["version"] == _RECORD_VERSION
@@ -743,8 +812,9 @@ def _read_record(job: _Job) -> dict[str, Any] | None:
             and record["independence"].keys() == {scenario.name for scenario in track.scenarios}
             and record["inputs"].keys() == {"references", "estimates"}
             and isinstance(record["settings"], dict)
+            and isinstance(record["device"], str)
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, DatasetError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, DatasetError):
         return None
     return record if sound else None
 
@@ -753,11 +823,11 @@ def _refuse(job: _Job) -> str | None:
     """Return why a track's scores that are there may not be replaced, None where they may."""
     if job.document.exists() and not job.record.exists():
         return f"{job.document}: was not made by score: choose another --out, or --force replaces it"
-    record = _read_record(job)
+    record = _read_json(job.record)
+    before = record.get("settings") if isinstance(record, dict) else None
     now = json.loads(json.dumps(asdict(job.settings)))
-    if record is None or record["settings"] == now:
+    if not isinstance(before, dict) or before == now:
         return None
-    before = record["settings"]
     changed = [f"{key} was {before.get(key)}, now {value}" for key, value in now.items() if before.get(key) != value]
     what = "; ".join(changed) or "by another version"
     return f"{job.document}: scored otherwise: {what}: --force scores it anew, or choose another --out"
@@ -822,29 +892,36 @@ def _museval_metrics() -> ModuleType:
     return module
 
 
-def _verify_track(job: _Job) -> float:
-    """Return the largest difference of a track's scores from museval's, in dB."""
+def _verify_track(job: _Job) -> Verified:
+    """Return how a track's scores compare with museval's."""
     record = _read_record(job)
     if record is None:
         raise DatasetError(f"{job.record}: cannot be read: --force scores the track anew")
     ours = scores.from_json(record["scores"])
+    if any(_SILENT in note for note in record["notes"]):
+        return Verified((), 0.0)
     theirs, _, _ = _compute(replace(job, settings=replace(job.settings, engine="museval")))
     worst = 0.0
+    compared = set()
     for a, b in zip(ours.scenarios, theirs.scenarios, strict=True):
-        ill = record["independence"][a.name] < bsseval.ILL_CONDITIONED
+        independence = record["independence"][a.name]
+        ill = independence < bsseval.ILL_CONDITIONED
         for target, by_metric in a.frames.items():
             for metric in by_metric if not ill else [m for m in by_metric if m == "SDR"]:
                 mine, other = (np.array(each.frames[target][metric]) for each in (a, b))
                 if not np.array_equal(np.isnan(mine), np.isnan(other)):
                     raise MusdbkitError(f"{target} in {a.name}: museval drops other frames of {metric}")
+                beyond = (np.minimum(mine, other) > _ROUNDING_DB) & (metric != "SDR")
                 with np.errstate(invalid="ignore"):  # both infinite
-                    difference = np.where(mine == other, 0, np.abs(mine - other))
-                worst = max(worst, float(np.nanmax(difference, initial=0)))
-                if worst > TOLERANCE_DB:
+                    difference = np.where((mine == other) | beyond, 0, np.abs(mine - other))
+                compared.add(metric)
+                largest = float(np.nanmax(difference, initial=0))
+                worst = max(worst, largest)
+                if largest > (TOLERANCE_DB if metric == "SDR" else max(TOLERANCE_DB, _ERROR_DB / independence)):
                     frame = int(np.nanargmax(difference))
                     where = f"{metric} of {target} in {a.name}, frame {frame}"
                     raise MusdbkitError(f"{where}: {mine[frame]:.6f} dB, museval {other[frame]:.6f}")
-    return worst
+    return Verified(tuple(metric for metric in scores.FRAME_METRICS if metric in compared), worst)
 
 
 # All tracks
@@ -894,19 +971,20 @@ def score(
     theirs = replace(settings, engine="museval") if verify else settings
     plan = _plan(estimates, list(references), subset, settings, allow_missing)
     if plan.problems:
-        return Result(out, {}, plan.problems, plan.missing, plan.notes)
+        return Result(out, {}, plan.problems, plan.missing, plan.notes, settings)
     _remove_others(out, [reference for reference, _ in plan.pairs], force, dry_run)
     chosen = _choose_device(device)
+    bsseval.check_device(chosen)
     slots = _limit(parallel, plan.pairs, settings, chosen)
-    threads = max(nb_cores() // slots, 1)
+    threads = min(max(nb_cores() // slots, 1), bsseval.MAX_THREADS)
     jobs = [_Job(r, files, out, settings, force, dry_run, chosen, threads) for r, files in plan.pairs]
     refused = {job.reference.key: reason for job in jobs if not force and (reason := _refuse(job))}
     if refused:
-        return Result(out, {}, refused, plan.missing, plan.notes)
+        return Result(out, {}, refused, plan.missing, plan.notes, settings)
     label = "dry run" if dry_run else "score"
     runs = replace(parallel, jobs=slots)
     outcome = for_each(_score_track, jobs, key=lambda job: job.reference.key, label=label, parallel=runs)
-    verified: Outcome[float] = Outcome({}, {})
+    verified: Outcome[Verified] = Outcome({}, {})
     if verify and not dry_run and outcome.done:
         scored = [job for job in jobs if job.reference.key in outcome.done]
         picked = [scored[i * len(scored) // verify] for i in range(verify)] if verify < len(scored) else scored
@@ -914,16 +992,36 @@ def score(
         again = [replace(job, device="cpu") for job in picked]
         verified = for_each(_verify_track, again, key=lambda job: job.reference.key, label="verify", parallel=few)
     failed = outcome.failed | {key: f"verification failed: {text}" for key, text in verified.failed.items()}
-    result = Result(out, outcome.done, failed, plan.missing, plan.notes, verified.done)
+    new = [job for job in jobs if job.reference.key in outcome.done and outcome.done[job.reference.key].scores is None]
+    nb_frames = sum(len(job.targets) * outcome.done[job.reference.key].seconds / settings.hop_seconds for job in new)
+    nb_bytes = int(nb_frames * _FRAME_BYTES)
+    result = Result(out, outcome.done, failed, plan.missing, plan.notes, settings, nb_bytes, verified.done)
     if not dry_run:
-        scores.write_csv(result.table, out / "scores.csv")
+        table, protocol = (out / name for name in TABLES)
+        scores.write_csv(result.table, table)
         text = json.dumps(_protocol(result, [r for r, _ in plan.pairs], settings), indent=2, allow_nan=False)
-        _write(out / "protocol.json", text + "\n")
+        _write(protocol, text + "\n")
+        _remove_partials(out)
     return result
+
+
+def _remove_partials(out: Path) -> None:
+    """Remove the unfinished files of processes that are no more."""
+    for folder in (out, *(path for subset in musdb18.SUBSETS for path in (out / subset, out / RECORDS / subset))):
+        for path in folder.glob(f"{PARTIAL_PREFIX}*-*{PARTIAL_SUFFIX}"):
+            process = path.name.removesuffix(PARTIAL_SUFFIX).rpartition("-")[2]
+            with suppress(OSError):
+                if process.isdecimal() and not Path("/proc", process).exists():
+                    path.unlink()
 
 
 def _remove_others(out: Path, references: list[Reference], force: bool, dry_run: bool) -> None:
     """Refuse to mix scores with those of other tracks, or remove these by force."""
+    if out.exists() and not out.is_dir():
+        raise DatasetError(f"{out}: is a file, expected a folder to write to")
+    for path in (out / name for name in TABLES):
+        if path.exists() and not (out / RECORDS).exists() and not force:
+            raise DatasetError(f"{path}: was not made by score: choose another --out, or --force replaces it")
     ours = {out / r.subset / f"{r.name}.json" for r in references}
     there = [path for subset in musdb18.SUBSETS for path in sorted((out / subset).glob("*.json"))]
     for path in (path for path in there if path not in ours):
@@ -963,7 +1061,7 @@ def _limit(parallel: Parallel, pairs: list[tuple[Reference, Files]], settings: S
 
 def _memory_bytes(reference: Reference, files: Files, settings: Settings) -> int:
     """Return about how much memory scoring a track takes."""
-    expected = _expect(reference)
+    expected = _expect(reference, files)
     nb_targets = len(files) + 1
     nb_rows = nb_targets * expected.nb_channels
     signals = 8 * nb_rows * expected.nb_samples
@@ -974,7 +1072,12 @@ def _memory_bytes(reference: Reference, files: Files, settings: Settings) -> int
         return 300_000_000 + held
     nb_frames = expected.seconds / settings.hop_seconds
     taps = bsseval.FILTER_LENGTH
-    return int(400_000_000 + held + 8 * taps * nb_rows * (2 * nb_rows * nb_frames + 2 * nb_rows * taps))
+    return int(
+        400_000_000
+        + held
+        + min(nb_cores(), bsseval.MAX_THREADS) * _THREAD_BYTES
+        + 8 * taps * nb_rows * (2 * nb_rows * nb_frames + 2 * nb_rows * taps)
+    )
 
 
 def _protocol(result: Result, references: list[Reference], settings: Settings) -> dict[str, Any]:
@@ -984,10 +1087,11 @@ def _protocol(result: Result, references: list[Reference], settings: Settings) -
         f"{key}: {name}": value for key, track in done.items() for name, value in track.independence.items()
     }
     frames: dict[str, dict[str, dict[str, int]]] = {}
-    for (target, scenario), counts in scores.dropped_frames(result.table).iterrows():
-        frames.setdefault(target, {})[scenario] = {name: int(value) for name, value in counts.items()}
+    for aggregation in ("sisec18", "demucs-mean"):  # of a target in two scenarios each takes another
+        for (target, scenario), counts in scores.dropped_frames(result.table, aggregation).iterrows():
+            frames.setdefault(target, {})[scenario] = {name: int(value) for name, value in counts.items()}
     return {
-        "definition": f"BSSEval {settings.mode} (images), {bsseval.FILTER_LENGTH} taps, as museval defines it",
+        "definition": {METRICS[metric]: _DEFINITIONS[metric].format(settings) for metric in settings.metrics},
         "settings": asdict(settings),
         "aggregations": {name: scores.AGGREGATIONS[name] for name in scores.AGGREGATIONS},
         "frames": frames,
@@ -1001,8 +1105,9 @@ def _protocol(result: Result, references: list[Reference], settings: Settings) -
             "scored": len(done),
             "missing": list(result.missing),
             "failed": result.failed,
-            "verified": result.verified,
+            "verified": {key: asdict(value) for key, value in result.verified.items()},
         },
+        "devices": sorted({track.device for track in done.values()}),
         "conditioning": {
             "threshold": bsseval.ILL_CONDITIONED,
             "ridge": bsseval.RIDGE,
@@ -1014,6 +1119,7 @@ def _protocol(result: Result, references: list[Reference], settings: Settings) -
             "musdbkit": __version__,
             "python": platform.python_version(),
             **{package: metadata.version(package) for package in _PACKAGES},
+            **({"torch": metadata.version("torch")} if {track.device for track in done.values()} - {"cpu"} else {}),
         },
     }
 
@@ -1027,11 +1133,12 @@ def summarise(result: Result) -> dict[str, Any]:
     """Return a result as strict JSON."""
     return {
         "out": str(result.out),
+        "settings": asdict(result.settings),
         "tracks": result.nb_tracks,
         "scores": scores.summary(result.table) if len(result.table) else {},
         "missing": list(result.missing),
         "notes": result.all_notes,
-        "verified": result.verified,
+        "verified": {key: asdict(value) for key, value in result.verified.items()},
         "failed": result.failed,
     }
 
@@ -1040,11 +1147,31 @@ def print_result(result: Result, console: "Console") -> None:
     """Print the aggregated scores, and what a reader should know about them."""
     if len(result.table):
         scores.print_table(result.table, console)
-    lines = [f"missing: {each}" for each in result.missing] + [f"note: {each}" for each in result.all_notes]
-    lines += [f"verified: {key}: within {value:.1e} dB of museval" for key, value in result.verified.items()]
+    lines = [f"missing: {each}" for each in result.missing] + [f"note: {each}" for each in result.notes]
+    by_note: dict[str, list[str]] = {}
+    for key, track in result.done.items():
+        for note in track.notes:
+            by_note.setdefault(note, []).append(key)
+    for note, keys in by_note.items():
+        lines.append(f"note: {keys[0]}{f' and {len(keys) - 1} more' if len(keys) > 1 else ''}: {note}")
+    settings = result.settings
+    if (settings.window_seconds, settings.hop_seconds, settings.silence, settings.mode) != (1, 1, "museval", "v4"):
+        lines.append(
+            f"note: BSSEval {settings.mode}, frames of {settings.window_seconds:g} s every {settings.hop_seconds:g} s, "
+            f"silence {settings.silence}: not comparable with published scores (v4, 1 s every 1 s, museval)"
+        )
+    lines += [
+        f"verified: {key}: {', '.join(value.metrics)} within {value.difference:.1e} dB of museval"
+        if value.metrics
+        else f"not verified: {key}: museval refuses a track with a silent target"
+        for key, value in result.verified.items()
+    ]
     if result.done:
         lines.append("tracks: " + ", ".join(f"{number} {status}" for status, number in result.nb_tracks.items()))
-        lines.append(f"scores: {result.out}")
+        if len(result.table):
+            lines.append(f"scores: {result.out}")
+        else:
+            lines.append(f"to write: about {result.nb_bytes / 1e6:.1f} MB; {free_bytes(result.out) / 1e9:.2f} GB free")
     for line in lines:
         console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
 

@@ -4,6 +4,7 @@ import importlib.util
 import os
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -588,4 +589,28 @@ def test_result_is_described() -> None:
     for independence, flag in ((1e-11, True), (1e-9, False)):
         result = Analysis(moments, moments, {}, independence, 0.0)
         assert result.ill_conditioned is flag
-    assert bsseval.describe_conditioning(Analysis(moments, moments, {}, 1e-11, 0.0)).startswith("the references determine the filters only to 1e-11")
+    assert bsseval.describe_conditioning(Analysis(moments, moments, {}, 1e-11, 0.0)).startswith(
+        "the references determine the filters only to 1e-11"
+    )
+
+
+def test_calls_at_the_same_time_leave_blas_as_it_was() -> None:
+    from threadpoolctl import threadpool_info
+
+    def blas() -> list[int]:
+        return [each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas"]
+
+    before = blas()
+    references = np.random.default_rng(0).standard_normal((2, 4000, 1))
+    with ThreadPoolExecutor(4) as pool:
+        results = list(
+            pool.map(lambda _: evaluate(references, references[::-1], 2000, 2000, filter_length=32), range(8))
+        )
+    assert blas() == before
+    for result in results[1:]:
+        np.testing.assert_array_equal(result, results[0])
+
+
+def test_a_filter_longer_than_what_is_transformed_at_once_is_refused() -> None:
+    with pytest.raises(ParameterError, match="filter_length 40000: expected 32768 or less"):
+        evaluate(np.ones((1, 10, 1)), np.ones((1, 10, 1)), filter_length=40000)

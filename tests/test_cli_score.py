@@ -136,7 +136,7 @@ def test_verify_needs_no_ffmpeg_and_fails_where_a_score_is_not_musevals(run_cli:
     command = ("score", "estimates", "--musdb", "refs", "--verify", 1, *JOBS)
     result = run_cli(*command)
     assert result.returncode == 0, result.stderr
-    assert "verified: test/A: within " in result.stdout
+    assert "verified: test/A: SDR, ISR, SIR, SAR within " in result.stdout
     path = tmp_path / "estimates-scores" / ".records" / "test" / "A.json"
     record = json.loads(path.read_text())
     record["scores"]["scenarios"][0]["frames"]["vocals"]["SAR"][1] += 0.01

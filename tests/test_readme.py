@@ -52,12 +52,13 @@ def test_every_command_is_in_the_readme() -> None:
         assert f"musdbkit {name}" in README
 
 
-def test_python_example_runs(tmp_path: Path) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+def test_python_examples_run(tmp_path: Path) -> None:
+    codes = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(codes) == 2
     synth(tmp_path / "musdb18", train=2, valid=1, test=0, seconds=12.5)
-    subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": str(REPOSITORY)}, check=True, capture_output=True
-    )
+    for code in codes:
+        command = [sys.executable, "-c", code]
+        subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": str(REPOSITORY)}, check=True, capture_output=True)
     assert (tmp_path / "spleeter" / "musdb_2stems_train.csv").is_file()
 
 

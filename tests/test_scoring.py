@@ -370,8 +370,8 @@ def test_lengths_that_differ_need_align(pair: Case, difference: int) -> None:
 
 def test_unreadable_files_are_named(pair: Case) -> None:
     (pair.estimates / "test" / "A" / "vocals.wav").write_bytes(b"no audio")
-    (pair.refs / "test" / "B" / "bass.wav").write_bytes(b"")
-    refuse(pair, r"estimates/test/A/vocals\.wav: ", r"refs/test/B/bass\.wav: ", tracks=("test/A", "test/B"))
+    (pair.refs / "test" / "B" / "vocals.wav").write_bytes(b"")
+    refuse(pair, r"estimates/test/A/vocals\.wav: ", r"refs/test/B/vocals\.wav: ", tracks=("test/A", "test/B"))
 
 
 def test_a_truncated_file_is_named(pair: Case) -> None:
@@ -381,10 +381,10 @@ def test_a_truncated_file_is_named(pair: Case) -> None:
 
 
 def test_references_that_differ_among_themselves_are_named(pair: Case) -> None:
-    write(pair.refs / "test" / "B", {"bass": np.zeros((10, 2), np.int16)})
+    write(pair.refs / "test" / "B", {"drums": np.zeros((10, 2), np.int16), "bass": np.zeros((10, 1), np.int16)})
     refuse(
         pair,
-        r"B/bass\.wav: 10 samples, 8000 Hz, 2 channel\(s\), expected 24000 samples, .* as mixture\.wav",
+        r"B/drums\.wav: 10 samples, 8000 Hz, 2 channel\(s\), expected 24000 samples, .* as vocals\.wav$",
         tracks=["test/B"],
     )
 
@@ -628,7 +628,8 @@ def test_perfect_estimates_are_infinite_in_the_table_and_strict_json(case: Case)
 def test_the_protocol_says_how_the_scores_came_about(pair: Case) -> None:
     pair.run()
     protocol = pair.protocol()
-    assert protocol["definition"] == "BSSEval v4 (images), 512 taps, as museval defines it"
+    assert "no filters" in protocol["definition"]["SDR"]
+    assert protocol["devices"] == ["cpu"]
     assert protocol["settings"] == json.loads(json.dumps(SDR.__dict__))
     assert protocol["dataset"].items() >= {"layout": ["hq"], "subsets": ["test"]}.items()
     assert protocol["conditioning"].items() >= {"least_independence": 1.0, "ill_conditioned": []}.items()
@@ -666,14 +667,16 @@ def test_a_silent_track_of_one_target_has_no_score_and_leaves_the_others_alone(c
     zeros = np.zeros((2 * RATE, 2), np.int16)
     write((case.refs if what == "reference" else case.estimates) / "test" / "A", {"bass": zeros})
     result = case.run(Settings(metrics=("sdr", "isr", "sir", "sar", "usdr")))
-    note = f"bass: the {what} is silent in the whole track: no score; the others are scored without it"
+    note = f"bass: the {what} is silent in the whole track: no score; the others lose no frames by it"
     assert case.protocol()["notes"] == {"test/A": [note]}
     assert result.failed == {}
     np.testing.assert_array_equal(values(result, "vocals"), alone)
     for metric in scores.FRAME_METRICS:
         assert np.isnan(values(result, "bass", metric)).all()
         assert np.isfinite(values(result, "vocals", metric)).all()
-    assert np.isfinite(values(result, "bass", "uSDR")).all()
+    assert np.isnan(values(result, "bass", "uSDR")).all()
+    verified = case.run(result.settings, verify=1).verified["test/A"]
+    assert verified.metrics == ()  # museval raises an error for such a track
 
 
 def test_a_track_in_which_all_is_silent_is_no_error(case: Case) -> None:
@@ -685,7 +688,7 @@ def test_a_track_in_which_all_is_silent_is_no_error(case: Case) -> None:
     assert result.failed == {}
     assert len(notes(result)["test/A"]) == 3  # reference, estimate, and that it is alone
     assert np.isnan(values(result, "vocals")).all()
-    assert values(result, "vocals", "uSDR").tolist() == [0.0]
+    assert np.isnan(values(result, "vocals", "uSDR")).all()
     json.dumps(scoring.summarise(result), allow_nan=False)
 
 
@@ -1069,10 +1072,12 @@ def test_auto_is_no_gpu_where_there_is_none_that_is_fast(monkeypatch: pytest.Mon
         assert scoring._choose_device("auto") == device
 
 
-def test_an_unusable_device_is_named(pair: Case) -> None:
-    result = pair.run(device="no-such-device")
-    assert list(result.failed) == ["test/A", "test/B"]
-    assert "device no-such-device" in result.failed["test/A"]
+def test_an_unusable_device_is_refused_and_costs_no_score(pair: Case) -> None:
+    pair.run()
+    before = {path: path.read_bytes() for path in pair.out.rglob("*") if path.is_file()}
+    with pytest.raises(ParameterError, match="device no-such-device"):
+        pair.run(device="no-such-device", force=True)
+    assert {path: path.read_bytes() for path in pair.out.rglob("*") if path.is_file()} == before
 
 
 # Dry runs, and museval itself
@@ -1110,12 +1115,21 @@ def test_verify_computes_with_museval_too(tiny: Case) -> None:
     result = tiny.run(FULL, verify=2)
     assert result.failed == {}
     assert list(result.verified) == ["test/A", "test/B"]
-    assert max(result.verified.values()) < 1e-6
-    assert tiny.protocol()["tracks"]["verified"] == result.verified
+    assert all(each.metrics == scores.FRAME_METRICS for each in result.verified.values())
+    assert max(each.difference for each in result.verified.values()) < 1e-6
+    assert tiny.protocol()["tracks"]["verified"]["test/B"]["difference"] == result.verified["test/B"].difference
+
+
+def test_verify_takes_rounding_errors_for_what_they_are(tiny: Case) -> None:
+    for name, song in tiny.songs.items():  # perfect estimates: ISR, SIR and SAR are some 300 dB of rounding errors
+        write(tiny.estimates / "test" / name, {target: song[target] for target in ("vocals", "drums")})
+    result = tiny.run(FULL, verify=1)
+    assert result.failed == {}
+    assert list(result.verified) == ["test/A"]
 
 
 def test_verify_takes_as_many_tracks_as_asked_for(tiny: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scoring, "_verify_track", lambda job: 0.0)
+    monkeypatch.setattr(scoring, "_verify_track", lambda job: scoring.Verified((), 0.0))
     for number, names in ((0, ""), (1, "A"), (2, "AB"), (3, "ABC"), (9, "ABC")):
         assert list(tiny.run(verify=number).verified) == [f"test/{name}" for name in names]
 
@@ -1168,3 +1182,74 @@ def test_a_summary_is_strict_json(pair: Case) -> None:
     vocals = summary["scores"]["sisec18"]["vocals"]["SDR"]
     table = scores.aggregate(scores.load(pair.out), "sisec18")
     assert vocals == pytest.approx(table.loc["vocals", "SDR"])
+
+
+# What others made, and what is left behind
+
+
+@pytest.mark.parametrize("name", scoring.TABLES)
+def test_tables_of_others_are_not_replaced(pair: Case, name: str) -> None:
+    pair.out.mkdir()
+    (pair.out / name).write_text("precious")
+    with pytest.raises(DatasetError, match=f"{name}: was not made by score: choose another --out"):
+        pair.run()
+    assert [path.name for path in pair.out.iterdir()] == [name]
+    assert pair.run(force=True).failed == {}
+
+
+def test_an_out_that_is_a_file_is_refused(pair: Case) -> None:
+    pair.out.write_text("")
+    with pytest.raises(DatasetError, match="is a file, expected a folder to write to"):
+        pair.run()
+
+
+def test_tables_go_before_a_track_is_scored_anew(pair: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    pair.run()
+    write(pair.estimates / "test" / "A", {"vocals": np.ones((3 * RATE, 2), np.int16)})
+    seen = []
+    monkeypatch.setattr(scoring, "_compute", lambda job: seen.append(sorted(p.name for p in pair.out.iterdir())))
+    pair.run()
+    assert seen == [[".records", "test"]]
+
+
+def test_changed_settings_are_refused_though_targets_change_too(pair: Case) -> None:
+    pair.run(replace(SDR, silence="per-target"))
+    (pair.estimates / "test" / "A" / "drums.wav").unlink()
+    result = pair.run(SDR, allow_missing=True)
+    assert "silence was per-target, now museval" in result.failed["test/A"]
+
+
+def test_unfinished_files_of_dead_processes_are_removed(pair: Case) -> None:
+    pair.run()
+    dead = pair.out / "test" / f".musdbkit-0123456789abcdef-{2**22 + 1}.partial"
+    living = pair.out / "test" / f".musdbkit-0123456789abcdef-{os.getpid()}.partial"
+    for path in (dead, living):
+        path.write_text("")
+    pair.run()
+    assert (dead.exists(), living.exists()) == (False, True)
+
+
+def test_files_that_no_target_needs_do_not_matter(pair: Case) -> None:
+    write(pair.refs / "test" / "A", {"bass": np.zeros((10, 1), np.int16)})
+    assert pair.run().failed == {}
+
+
+def test_less_than_a_sample_is_refused(pair: Case) -> None:
+    refuse(pair, "window 1e-05 s is less than a sample at 8000 Hz", settings=replace(SDR, window_seconds=1e-5),
+           tracks=("test/A", "test/B"))  # fmt: skip
+
+
+def test_scores_of_other_settings_say_so(pair: Case, capsys: pytest.CaptureFixture[str]) -> None:
+    from rich.console import Console
+
+    scoring.print_result(pair.run(replace(SDR, window_seconds=0.5)), Console())
+    assert "frames of 0.5 s every 1 s" in capsys.readouterr().out
+    scoring.print_result(pair.run(SDR, out=pair.out / "usual"), Console())
+    assert "not comparable" not in capsys.readouterr().out
+
+
+def test_without_frames_there_is_no_json_that_museval_could_not_read(pair: Case) -> None:
+    result = pair.run(Settings(metrics=("usdr",)))
+    assert result.failed == {}
+    assert not (pair.out / "test").exists()
+    assert statuses(pair.run(Settings(metrics=("usdr",)))) == ["already there"] * 2

@@ -310,3 +310,14 @@ def test_four_float_references(museval: ModuleType, floats: Pair, wavs: Pair) ->
     of_16_bit = ours((pick(wavs, four, 150_000)[0], pairs[0][1]))
     medians = [np.abs(np.median(each[0], axis=2) - np.median(of_16_bit, axis=2)) for each in (values, expected)]
     assert medians[0].max() < 0.2 < medians[1].max()
+
+
+def test_a_single_source(museval: ModuleType) -> None:
+    rng = np.random.default_rng(5)
+    reference = np.round(rng.standard_normal((1, 12000, 2)) * 3000) / 32768
+    estimate = 0.7 * reference + 0.01 * rng.standard_normal(reference.shape)
+    expected = museval.bss_eval(reference, estimate, window=4000, hop=4000)[:4]
+    values = evaluate(reference, estimate, 4000, 4000)
+    assert np.isinf(expected[2]).all()
+    for ours, theirs in zip(values, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-8)
