@@ -1010,9 +1010,12 @@ def _remove_partials(out: Path) -> None:
     for folder in (out, *(path for subset in musdb18.SUBSETS for path in (out / subset, out / RECORDS / subset))):
         for path in folder.glob(f"{PARTIAL_PREFIX}*-*{PARTIAL_SUFFIX}"):
             process = path.name.removesuffix(PARTIAL_SUFFIX).rpartition("-")[2]
-            with suppress(OSError):
-                if process.isdecimal() and not Path("/proc", process).exists():
-                    path.unlink()
+            try:
+                os.kill(int(process), 0)
+            except ProcessLookupError:
+                path.unlink(missing_ok=True)
+            except (OSError, ValueError, OverflowError):  # another user's, or not one of ours
+                continue
 
 
 def _remove_others(out: Path, references: list[Reference], force: bool, dry_run: bool) -> None:
