@@ -111,7 +111,6 @@ def test_options_reach_what_is_computed(run_cli: Run, case: Case, tmp_path: Path
         "complement": True,
     }
     assert "note: test/A and 1 more: accompaniment: the mixture minus the estimated vocals" in result.stdout
-    assert r"note: test/Bad\x1b[31m - [bold]Track[bold]: accompaniment" in result.stdout
     assert "track-mean: " in result.stdout
 
 
