@@ -55,6 +55,7 @@ from musdbkit.tracks import (
     find_tracks,
     for_each,
     free_bytes,
+    is_hidden,
     nb_cores,
     read_stems,
 )
@@ -345,7 +346,7 @@ def _find_folders(root: Path) -> list[tuple[str, Path, Files]]:
 def _folders(root: Path) -> list[Path]:
     """Return the visible folders in a folder, by name."""
     try:
-        return sorted(path for path in root.iterdir() if path.is_dir() and not _is_hidden(path))
+        return sorted(path for path in root.iterdir() if path.is_dir() and not is_hidden(path.name))
     except FileNotFoundError:
         return []
     except OSError as error:
@@ -355,16 +356,11 @@ def _folders(root: Path) -> list[Path]:
 def _audio_files(folder: Path) -> Files:
     """Return the wav and flac files in a folder by name, wav first."""
     try:
-        names = sorted(p.name for p in folder.iterdir() if p.suffix in (".wav", ".flac") and not _is_hidden(p))
+        names = sorted(p.name for p in folder.iterdir() if p.suffix in (".wav", ".flac") and not is_hidden(p.name))
     except OSError as error:
         raise DatasetError(f"{folder}: cannot be listed: {error.strerror}") from error
     targets = dict.fromkeys(name.rpartition(".")[0] for name in names)
     return {target: path for target in targets if (path := find_audio(folder, target)) is not None}
-
-
-def _is_hidden(path: Path) -> bool:
-    """Return whether a file or folder is not a user's."""
-    return path.name.startswith(".") and not path.name.startswith("..")
 
 
 @dataclass(frozen=True)
@@ -561,14 +557,10 @@ def _score_track(job: _Job) -> Scored:
 
 
 def _write_document(job: _Job, track: TrackScores) -> None:
-    """Write a track's scores as museval does, unless they are there or have no frames: its stores cannot read those."""
+    """Write a track's scores as museval does, unless they have no frames, which its stores cannot read."""
     if not any(scenario.frames[target] for scenario in track.scenarios for target in scenario.targets):
         return
-    text = scores.museval_json(track)
-    with suppress(OSError, ValueError):
-        if job.document.read_text(encoding="utf-8") == text:
-            return
-    _write(job.document, text)
+    _write(job.document, scores.museval_json(track))
 
 
 def _compute(job: _Job) -> tuple[TrackScores, dict[str, float], list[str]]:
@@ -834,7 +826,7 @@ def _refuse(job: _Job) -> str | None:
 
 
 def _write(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
+    """Write a text file, whole or not at all, unless it is there already."""
     digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
     partial = path.parent / f"{PARTIAL_PREFIX}{digest}-{os.getpid()}{PARTIAL_SUFFIX}"
     try:

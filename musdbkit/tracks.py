@@ -240,14 +240,14 @@ def _list(folder: Path) -> list[os.DirEntry[str]]:
     """Return a folder's visible entries sorted by name, none where it is no folder."""
     try:
         with os.scandir(folder) as entries:
-            return sorted((e for e in entries if not _is_hidden(e.name)), key=lambda e: e.name)
+            return sorted((e for e in entries if not is_hidden(e.name)), key=lambda e: e.name)
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
         raise DatasetError(f"{folder}: cannot be listed: {error.strerror}") from error
 
 
-def _is_hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
     """Return whether a name is not a user's: one dot at the start is, as in `.DS_Store`; "...And You - Song" is not."""
     return name.startswith(".") and not name.startswith("..")
 

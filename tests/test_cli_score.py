@@ -97,6 +97,8 @@ def test_a_track_that_fails_at_work_does_not_stop_the_others(run_cli: Run, case:
 
 
 def test_options_reach_what_is_computed(run_cli: Run, case: Case, tmp_path: Path) -> None:
+    vocals = audio.read(case.estimates / "test" / HOSTILE / "vocals.wav")
+    write(case.estimates / "test" / HOSTILE, {"vocals": vocals[:-9]})  # a note of its own
     options = "--out o --metrics sdr,snr --window 0.5 --hop 0.25 --silence per-target --align --complement --device cpu"
     result = run_cli("score", "estimates", "--musdb", "refs", *options.split(), "--subset", "test", *JOBS)
     assert result.returncode == 0, result.stderr
@@ -111,6 +113,7 @@ def test_options_reach_what_is_computed(run_cli: Run, case: Case, tmp_path: Path
         "complement": True,
     }
     assert "note: test/A and 1 more: accompaniment: the mixture minus the estimated vocals" in result.stdout
+    assert r"note: test/Bad\x1b[31m - [bold]Track[bold]: vocals: padded with zeros by 9 samples" in result.stdout
     assert "track-mean: " in result.stdout
 
 
