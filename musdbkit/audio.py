@@ -155,6 +155,32 @@ def read_blocks(path: Path, block_size: int = BLOCK_SIZE) -> Iterator[Samples]:
         _check_length(path, nb_read, file.frames)
 
 
+def read_overlapping(path: Path, block_size: int, overlap: int) -> Iterator[NDArray[np.float32]]:
+    """Yield a wav or flac file in blocks that overlap [shape=(block_size or fewer, nb_channels), float32].
+
+    Each block begins with the last `overlap` samples of the one before. It is valid until the next one is asked for.
+
+    Raises
+    ------
+    AudioError
+        The file cannot be read, or is shorter than its header says.
+    """
+    with _open(path) as file:
+        buffer = np.empty((block_size, file.channels), np.float32)
+        nb_read = nb_kept = 0
+        try:
+            while nb_new := len(file.read(out=buffer[nb_kept:])):
+                nb_read += nb_new
+                yield buffer[: nb_kept + nb_new]
+                if nb_kept + nb_new < block_size:
+                    break
+                buffer[:overlap] = buffer[block_size - overlap :]
+                nb_kept = overlap
+        except (soundfile.LibsndfileError, RuntimeError) as error:
+            raise AudioError(f"{path}: cannot be read: {_reason(error)}") from error
+        _check_length(path, nb_read, file.frames)
+
+
 def to_float(samples: Samples, subtype: str) -> NDArray[np.float32]:
     """Return samples as written (or sums of such) in [-1, 1] [same shape, float32].
 

@@ -36,7 +36,8 @@ MIXTURE: Final = "mixture"
 DTYPES: Final = ("float16", "float32", "uint8")
 """How magnitudes are stored."""
 
-_NB_LEVELS: Final = 255.9999  # between lo and hi, in Spleeter's uint8
+NB_LEVELS: Final = 255.9999
+"""Steps between lo and hi in Spleeter's uint8 codes."""
 
 
 @dataclass(frozen=True)
@@ -181,7 +182,7 @@ def read_index(path: Path) -> Index:
     try:
         index = Index(
             Parameters(**document["parameters"]),
-            tuple(map(_check_name, document["signals"])),
+            tuple(map(check_name, document["signals"])),
             {
                 name: IndexedTrack(check_folder(track["folder"]), tuple(map(str, track["splits"])))
                 for name, track in document["tracks"].items()
@@ -201,7 +202,7 @@ def read_record(folder: Path) -> Record | None:
         if document is None or document["version"] != VERSION:
             return None
         entries = {
-            _check_name(signal): Entry(**{**entry, "source": Source(**entry["source"])})
+            check_name(signal): Entry(**{**entry, "source": Source(**entry["source"])})
             for signal, entry in document["signals"].items()
         }
         return Record(Parameters(**document["parameters"]), document["nb_samples"], document["nb_frames"], entries)
@@ -221,7 +222,7 @@ def _read_json(path: Path) -> Any:
         raise DatasetError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-def _check_name(name: str) -> str:
+def check_name(name: str) -> str:
     """Return the name of a signal; refuse one that is no file name."""
     if not name or name.startswith(".") or set(name) & set("/\\\0"):
         raise ParameterError(f"signal {name!r}: expected a name without slashes that does not begin with a dot")
@@ -238,7 +239,7 @@ def check_folder(folder: str) -> str:
 
 def decode_table(lo: float, hi: float) -> NDArray[np.float32]:
     """Return the magnitude that each uint8 code stands for [shape=(256,)]."""
-    decibels = np.arange(256, dtype=np.float32) * np.float32((hi - lo) / _NB_LEVELS) + np.float32(lo)
+    decibels = np.arange(256, dtype=np.float32) * np.float32((hi - lo) / NB_LEVELS) + np.float32(lo)
     magnitudes: NDArray[np.float32] = np.power(np.float32(10), decibels / np.float32(20))
     return magnitudes
 

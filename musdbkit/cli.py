@@ -18,6 +18,7 @@ from musdbkit import __version__
 from musdbkit.errors import MusdbkitError, ParameterError, printable
 
 if TYPE_CHECKING:
+    from musdbkit.caching import Request
     from musdbkit.convert import Totals
     from musdbkit.tracks import Parallel
 
@@ -297,6 +298,96 @@ def _check_csv(path: Path, root: Path | None, stems: str | None, as_json: bool) 
         typer.echo(f"{printable(path)}: tracks {result.nb_rows}, faults {len(result.findings)}")
     if result.findings:
         raise typer.Exit(1)
+
+
+@app.command()
+def cache(
+    config: Annotated[
+        Path | None, typer.Argument(metavar="CONFIG.json", help="Spleeter's configuration, as make-csv writes it.")
+    ] = None,
+    preset: Annotated[
+        Literal["spleeter", "openunmix"] | None,
+        typer.Option(help="Instead of a configuration: this transform of the whole dataset."),
+    ] = None,
+    musdb: Annotated[
+        Path | None,
+        typer.Option(
+            "--musdb", metavar="ROOT", help="Dataset as wav; by default MUSDB_PATH, or ./musdb18-wav as for make-csv."
+        ),
+    ] = None,
+    targets: Annotated[
+        str, typer.Option(metavar="LIST", help="With --preset: signals beside the mixture, comma separated.")
+    ] = "drums,bass,other,vocals",
+    subset: Annotated[Literal["train", "test"], typer.Option(help="With --preset: which tracks.")] = "train",
+    out: Annotated[Path, typer.Option(help="Folder of the cache.")] = Path("cache"),
+    dtype: Annotated[
+        Literal["float16", "float32", "uint8"], typer.Option(help="Magnitudes, or levels as Spleeter quantises them.")
+    ] = "float16",
+    info: Annotated[
+        bool, typer.Option("--info", help="Only say what the cache holds, and what is not valid and why.")
+    ] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Only compare the cache with its hashes.")] = False,
+    prune: Annotated[bool, typer.Option("--prune", help="Remove arrays of the cache that are not asked for.")] = False,
+    jobs: Jobs = None,
+    backend: Backend = "loky",
+    scheduler: Scheduler = None,
+    force: Force = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Compute the spectrograms that training reads, once, into memory-mappable files."""
+    from musdbkit import caching
+    from musdbkit.tracks import default_root
+
+    if info and verify:
+        raise typer.BadParameter("either this or --info", param_hint="--verify")
+    if (info or verify) and (force or dry_run or prune):
+        raise typer.BadParameter("look only: no --force, --dry-run or --prune", param_hint="--info, --verify")
+    if config is not None and preset is not None:
+        raise typer.BadParameter("either this or CONFIG.json", param_hint="--preset")
+    parallel = _parallel(jobs, backend, scheduler)
+    request = None
+    if config is not None or preset is not None:
+        root = default_root(musdb, wav=True)
+        _say_paths(musdb=root, out=out)
+        if preset is not None:
+            request = caching.find_request(root, preset, targets=_split(targets), subsets=(subset,), dtype=dtype)
+        elif config is not None:
+            request = caching.read_request(config, root, dtype)
+    if info or verify:
+        _look_at_cache(out, request, verify, as_json, parallel)
+        return
+    if request is None:
+        raise typer.BadParameter("give one, as make-csv writes it, or --preset", param_hint="CONFIG.json")
+    result = caching.build(request, out, force=force, dry_run=dry_run, prune=prune, parallel=parallel)
+    summary = caching.summarise(result, out)
+    if as_json:
+        _print_json({"out": out, "summary": summary, **vars(result)})
+    else:
+        _print_totals(summary, dry_run)
+        for line in caching.describe(result, prune=prune and not dry_run):
+            typer.echo(printable(line))
+    _exit_failed(result.failed, f"{len(result.tracks)} done")
+
+
+def _look_at_cache(out: Path, request: "Request | None", verify: bool, as_json: bool, parallel: "Parallel") -> None:
+    """Print what a cache holds; or whether it holds what was written, and exit with status 1 if it does not."""
+    from musdbkit import caching
+
+    if not verify:
+        found = caching.inspect(out, request, parallel=parallel)
+        if as_json:
+            _print_json({"out": out, **vars(found), "valid": found.valid})
+        for line in () if as_json else caching.describe_info(found):
+            typer.echo(printable(line))
+        return
+    outcome = caching.verify(out, request, parallel=parallel)
+    nb_bytes = sum(outcome.done.values())
+    if as_json:
+        _print_json({"out": out, "nb_bytes": nb_bytes, "verified": list(outcome.done), "failed": outcome.failed})
+    else:
+        typer.echo(f"tracks: {len(outcome.done)} as written; {_size(nb_bytes)} read")
+    _exit_failed(outcome.failed, f"{len(outcome.done)} as written")
 
 
 @app.command()
