@@ -167,10 +167,14 @@ def read_overlapping(path: Path, block_size: int, overlap: int) -> Iterator[NDAr
     """
     with _open(path) as file:
         buffer = np.empty((block_size, file.channels), np.float32)
+        integers = np.empty(buffer.shape, np.int16) if file.subtype == "PCM_16" else None
         nb_read = nb_kept = 0
         try:
-            while nb_new := len(file.read(out=buffer[nb_kept:])):
+            while nb_new := len(file.read(out=(buffer if integers is None else integers)[nb_kept:])):
                 nb_read += nb_new
+                if integers is not None:  # which NumPy makes floats of in a fifth of libsndfile's time
+                    new = slice(nb_kept, nb_kept + nb_new)
+                    np.multiply(integers[new], np.float32(2.0**-15), out=buffer[new])
                 yield buffer[: nb_kept + nb_new]
                 if nb_kept + nb_new < block_size:
                     break
