@@ -15,7 +15,7 @@ import functools
 import hashlib
 import io
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
@@ -512,11 +512,16 @@ def _header(parameters: Parameters, nb_samples: int) -> bytes:
 
 def _check_room(out: Path, states: Sequence[_State], parameters: Parameters, parallel: Parallel) -> None:
     """Refuse to start what the disk cannot hold."""
-    new = [len(state.stale) * _array_bytes(parameters, state.nb_samples) for state in states]
+    if not states:
+        return
+    sizes = [_array_bytes(parameters, state.nb_samples) for state in states]
+    new = [len(state.stale) * size for state, size in zip(states, sizes, strict=True)]
     old = [state.nb_replaced for state in states]
     # Old arrays go when a track's new ones are whole, so for each worker one track's may be there twice.
     jobs = min(parallel.jobs or nb_cores(), len(states))
     nb_needed = min(sum(new), sum(new) - sum(old) + sum(sorted(old)[len(old) - jobs :]))
+    if parameters.dtype == "uint8":  # whose magnitudes are written first, one array's at a time
+        nb_needed += 4 * jobs * max(sizes)
     nb_free = free_bytes(out)
     if nb_needed > nb_free:
         raise DatasetError(
@@ -671,14 +676,16 @@ def _write_array(job: _Job, signal: str, state: _State, folder: Path) -> Entry:
     """Write the array of one signal into a folder; return its entry in the record."""
     path = job.track.files[signal]
     source = _identify(path, state.known.get(signal))
-    blocks: Callable[[], Iterator[NDArray[np.float32]]] = functools.partial(_magnitudes, path, job.parameters)
+    blocks = _magnitudes(path, job.parameters)
     lo = hi = None
-    if job.parameters.dtype == "uint8":
-        lo, hi = _range(blocks())
+    if job.parameters.dtype == "uint8":  # whose range is known only at the end
+        unscaled = folder / f"{signal}.magnitudes"
+        lo, hi = _store(blocks, unscaled)
+        blocks = _restore(unscaled, job.parameters)
     digest = hashlib.sha256()
     out = folder / f"{signal}.npy"
     with out.open("wb") as file:
-        for data in _encode(blocks(), job, path, lo, hi, _header(job.parameters, state.nb_samples)):
+        for data in _encode(blocks, job, path, lo, hi, _header(job.parameters, state.nb_samples)):
             file.write(data)
             digest.update(data)
     if _stamp(source) != _stamp(_identify(path, source)):
@@ -730,15 +737,25 @@ def _to_half(magnitudes: NDArray[np.float32]) -> NDArray[np.uint16]:
     return halves.astype("<u2")
 
 
-def _range(blocks: Iterator[NDArray[np.float32]]) -> tuple[float, float]:
-    """Return the least and greatest level of a track in dB, as Spleeter cuts them off."""
+def _store(blocks: Iterable[NDArray[np.float32]], path: Path) -> tuple[float, float]:
+    """Write magnitudes to a file for the time being; return their least and greatest level in dB, as Spleeter cuts."""
     least, greatest = np.inf, 0.0
-    for block in blocks:
-        if block.size:
-            least, greatest = min(least, float(block.min())), max(greatest, float(block.max()))
-    hi = _decibels(np.array(greatest, np.float32))
-    lo = max(float(_decibels(np.array(min(least, greatest), np.float32))), float(hi) - _SPAN_DECIBELS)
-    return float(np.float32(lo)), float(hi)
+    with path.open("wb") as file:
+        for block in blocks:
+            file.write(block.data)
+            if block.size:
+                least, greatest = min(least, float(block.min())), max(greatest, float(block.max()))
+    low, high = _decibels(np.array((min(least, greatest), greatest), np.float32))
+    return max(float(low), float(high - np.float32(_SPAN_DECIBELS))), float(high)
+
+
+def _restore(path: Path, parameters: Parameters) -> Iterator[NDArray[np.float32]]:
+    """Yield the magnitudes in a file that `_store` wrote, and remove it."""
+    shape = (-1, parameters.nb_bins, parameters.nb_channels)
+    with path.open("rb") as file:
+        while (block := np.fromfile(file, np.float32, _BLOCK_FRAMES * shape[1] * shape[2])).size:
+            yield block.reshape(shape)
+    path.unlink()
 
 
 def _decibels(magnitudes: NDArray[np.float32]) -> NDArray[np.float32]:
