@@ -1,8 +1,8 @@
-"""The walk on real input: check, convert, make-csv, oracle and score on one real excerpt and a few synthetic tracks.
+"""The walk on real input: check, convert, make-csv, cache, oracle and score on a real excerpt and synthetic tracks.
 
 The excerpt is the stem file that the stempeg package ships, found by its file: importing stempeg would need an ffmpeg
-program. Writes a dataset, its wav files, Spleeter's files, estimates and scores into one folder; a second run does only
-what is missing.
+program. Writes a dataset, its wav files, Spleeter's files, spectrograms, a picture of one, estimates and scores into
+one folder; a second run does only what is missing.
 """
 
 import csv
@@ -13,7 +13,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
+
+from musdbkit import caching
 from musdbkit.audio import info
+from musdbkit.cache import Cache, open_cache
 from musdbkit.check import check, print_result
 from musdbkit.convert import convert
 from musdbkit.errors import MissingDependencyError, MusdbkitError, printable
@@ -22,13 +26,15 @@ from musdbkit.scoring import find_references, score
 from musdbkit.scoring import print_result as print_scores
 from musdbkit.spleeter_files import make_csv
 from musdbkit.synth import synth
-from musdbkit.tracks import Parallel
+from musdbkit.tracks import STEM_SUFFIX, Parallel
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 SECONDS = 20.0
 """Length of a synthetic track: Spleeter's chunks are 20 s."""
+
+_DRAWN_DECIBELS: Final = 80
 
 ORACLES: Final = {
     "mix": "the floor: a quarter of the mixture as the estimate of each stem",
@@ -88,6 +94,25 @@ def demo(out: Path, console: "Console", *, parallel: Parallel) -> None:
     _stop_at(result.failed)
     _print_csvs(console, (*result.written, *result.kept), result.left_out)
 
+    cache = out / "cache"
+    _head(
+        console,
+        f"musdbkit cache {spleeter}/musdb_2stems.json --musdb {wav} --out {cache}",
+        "the spectrograms that training reads",
+    )
+    _cache(console, caching.read_request(spleeter / "musdb_2stems.json", wav), cache, parallel)
+    cache = out / "cache-openunmix"
+    _head(
+        console,
+        f"musdbkit cache --preset openunmix --musdb {wav} --subset test --out {cache}",
+        "the same of any tracks, without a configuration",
+    )
+    _cache(console, caching.find_request(wav, "openunmix", subsets=("test",)), cache, parallel)
+    name = excerpt.name.removesuffix(STEM_SUFFIX)
+    picture = out / f"{name}.png"
+    draw_spectrogram(open_cache(cache), name, "mixture", picture)
+    console.print(f"a picture of it: {printable(picture)}", markup=False, highlight=False, soft_wrap=True)
+
     for method, text in ORACLES.items():
         folder = out / "estimates" / method
         _head(console, f"musdbkit oracle --method {method} --musdb {wav} --out {folder}", text)
@@ -107,10 +132,58 @@ def demo(out: Path, console: "Console", *, parallel: Parallel) -> None:
         "musdbkit check",
         "musdbkit convert",
         "musdbkit make-csv --stems 2",
+        "musdbkit cache musdb_2stems.json",
         "musdbkit score estimates/",
     ):
         console.print(f"  {line}", markup=False, highlight=False)
     console.print(f"Everything is in {printable(out)}; remove it when you have seen it.", markup=False, soft_wrap=True)
+
+
+def draw_spectrogram(cache: Cache, track: str, signal: str, path: Path) -> None:
+    """Draw a signal of a spectrogram cache as a PNG, in dB below its greatest level, unless the file is there already.
+
+    Parameters
+    ----------
+    cache : the cache.
+    track, signal : what to draw; the mean of the channels' powers.
+    path : the file.
+    """
+    from matplotlib.figure import Figure
+
+    if path.exists():
+        return
+    parameters = cache.parameters
+    magnitudes = cache.segment(track, 0, cache.nb_frames(track))[signal].astype(np.float32)
+    powers = np.mean(magnitudes**2, axis=2)
+    decibels = 10 * np.log10(np.maximum(powers / max(powers.max(), 1e-30), 1e-10))
+    hop, resolution = parameters.hop_length / parameters.sample_rate, parameters.sample_rate / parameters.n_fft
+    start = (parameters.n_fft - parameters.hop_length) / 2 / parameters.sample_rate  # a frame is drawn at its middle
+    figure = Figure(figsize=(9, 4.5), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    image = axes.imshow(
+        decibels.T,
+        origin="lower",
+        aspect="auto",
+        interpolation="nearest",
+        extent=(start, start + len(decibels) * hop, -resolution / 2, (decibels.shape[1] - 0.5) * resolution),
+        vmin=-_DRAWN_DECIBELS,
+        vmax=0,
+        cmap="magma",
+    )
+    axes.set_title(f"{track}: {signal}".replace("$", r"\$"))  # which would begin a formula
+    axes.set_xlabel("time in s")
+    axes.set_ylabel("frequency in Hz")
+    figure.colorbar(image, label="level in dB, the greatest at 0", pad=0.01)
+    partial = path.with_name(f".{path.name}.partial")
+    figure.savefig(partial, format="png")
+    partial.replace(path)
+
+
+def _cache(console: "Console", request: caching.Request, folder: Path, parallel: Parallel) -> None:
+    """Build a cache and print what it holds."""
+    _stop_at(caching.build(request, folder, parallel=parallel).failed)
+    for line in caching.describe_info(caching.inspect(folder)):
+        console.print(printable(line), markup=False, highlight=False)
 
 
 def _head(console: "Console", title: str, text: str) -> None:

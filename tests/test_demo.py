@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import matplotlib.image
 import numpy as np
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -36,6 +37,12 @@ def test_demo_makes_what_it_says(run_cli: Run, tmp_path: Path) -> None:
     assert -5 < floor < 5 < ceiling < 15
     assert "sisec18: median over frames" in result.stdout
     assert "export MUSDB_PATH" in result.stdout
+    assert len(list((out / "cache").rglob("*.npy"))) == 4 * 3
+    (picture,) = out.glob("*.png")
+    image = matplotlib.image.imread(picture)
+    assert image.shape == (675, 1350, 4)
+    top, bottom = image[100:150, 200:1100, :3].mean(), image[550:600, 200:1100, :3].mean()
+    assert top < 0.1 < 0.3 < bottom  # AAC holds nothing above 16 kHz, music most below 2
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
     assert run_cli("demo", "out").returncode == 0
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()} == before

@@ -1,5 +1,6 @@
 """The README's commands are commands that exist, with options that exist; its Python runs."""
 
+import importlib.util
 import re
 import shlex
 import subprocess
@@ -54,12 +55,28 @@ def test_every_command_is_in_the_readme() -> None:
 
 def test_python_examples_run(tmp_path: Path) -> None:
     codes = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(codes) == 2
+    assert len(codes) == 3
     synth(tmp_path / "musdb18", train=2, valid=1, test=0, seconds=12.5)
     for code in codes:
         command = [sys.executable, "-c", code]
         subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": str(REPOSITORY)}, check=True, capture_output=True)
     assert (tmp_path / "spleeter" / "musdb_2stems_train.csv").is_file()
+    assert (tmp_path / "cache" / "index.json").is_file()
+
+
+def test_the_cost_of_each_dtype_is_as_the_benchmark_measures() -> None:
+    spec = importlib.util.spec_from_file_location("cache_error", REPOSITORY / "benchmarks" / "cache_error.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    rows = re.findall(r"\| `(\w+)` \| \d+ GB \| ([0-9.]+) dB \| ([0-9.]+) dB \| (<?) ?([0-9.]+) dB \|", README)
+    said = {dtype: (float(a), float(b), less, float(c)) for dtype, a, b, less, c in rows}
+    costs = module.measure()
+    assert said.keys() == costs.keys()
+    for dtype, (spectral, estimate, less, lost) in said.items():
+        assert costs[dtype][:2] == pytest.approx((spectral, estimate), abs=0.2)
+        assert abs(costs[dtype][2]) < lost if less else costs[dtype][2] == pytest.approx(lost, abs=0.0002)
 
 
 def test_links_lead_to_files() -> None:
