@@ -24,12 +24,12 @@ from pathlib import Path
 from typing import Final, TypeAlias, TypedDict
 
 import numpy as np
-import scipy.fft
 from numpy.typing import NDArray
 
 from musdbkit import audio, musdb18
 from musdbkit.convert import NEW, OLD, Totals, Written, add_up, partial_folder, remove_partials, write_record
 from musdbkit.errors import AudioError, DatasetError, ParameterError
+from musdbkit.stft import StftParams, istft, stft
 from musdbkit.tracks import ALL_CORES, Outcome, Parallel, Track, find_tracks, for_each, read_stems
 
 Spectrogram: TypeAlias = NDArray[np.complex128]
@@ -46,11 +46,9 @@ RECORD: Final = ".oracle.json"
 _RECORD_VERSION: Final = 1
 _FILES: Final = tuple(f"{target}.wav" for target in TARGETS)
 
-_N_FFT: Final = 2048
-_HOP_LENGTH: Final = _N_FFT // 2
-_WINDOW: Final = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(_N_FFT) / _N_FFT)
-_DUAL_WINDOW: Final = _WINDOW * _WINDOW.sum() / (_WINDOW**2 + np.roll(_WINDOW**2, _HOP_LENGTH))
-_BLOCK_SIZE: Final = 64 * _HOP_LENGTH  # a multiple of the hop; larger ones are no faster
+_HOP_LENGTH: Final = 1024
+_TRANSFORM: Final = StftParams(2 * _HOP_LENGTH, _HOP_LENGTH, scaling="window")
+_BLOCK_SIZE: Final = 31 * _HOP_LENGTH  # a multiple of the hop, here of 32 frames; larger ones are no faster
 _EPS: Final = float(np.finfo(np.float64).eps)
 
 
@@ -164,7 +162,7 @@ def _estimate_blocks(
             x = _spectrogram(mixture, start, stop)
             y = [_spectrogram(samples, start, stop) for samples in stems.values()]
             filtered = _filter(x, y, models) if models else _mask(method, x, y)
-            waves = (_wave(spectrogram)[:nb_samples] for spectrogram in filtered)
+            waves = (istft(s, _TRANSFORM, start=_HOP_LENGTH, nb_samples=nb_samples, workers=1) for s in filtered)
             estimates = dict(zip(stems, waves, strict=True))
         if _has_accompaniment(stems):
             others = [samples for name, samples in estimates.items() if name != "vocals"]
@@ -190,16 +188,8 @@ def _cut(samples: audio.Samples, start: int, stop: int) -> NDArray[np.float64]:
 
 def _spectrogram(samples: audio.Samples, start: int, stop: int) -> Spectrogram:
     """Return the frames centred from `start` to `stop`, both included [shape=(nb_frames, nb_bins, nb_channels)]."""
-    wave = np.ascontiguousarray(_cut(samples, start - _HOP_LENGTH, stop + _HOP_LENGTH).T)
-    frames = np.lib.stride_tricks.sliding_window_view(wave, _N_FFT, axis=1)[:, ::_HOP_LENGTH]
-    return np.moveaxis(scipy.fft.rfft(frames * (_WINDOW / _WINDOW.sum())), 0, -1)
-
-
-def _wave(spectrogram: Spectrogram) -> NDArray[np.float64]:
-    """Return the samples between the first and the last frame's centres [shape=(nb_samples, nb_channels)]."""
-    frames = scipy.fft.irfft(np.moveaxis(spectrogram, -1, 0), _N_FFT) * _DUAL_WINDOW
-    hops: NDArray[np.float64] = frames[:, :-1, _HOP_LENGTH:] + frames[:, 1:, :_HOP_LENGTH]
-    return hops.reshape(len(hops), -1).T
+    spectrogram = stft(_cut(samples, start - _HOP_LENGTH, stop + _HOP_LENGTH), _TRANSFORM, workers=1)
+    return np.moveaxis(np.moveaxis(spectrogram, -1, 0).copy(), 0, -1)  # whole channels: sums over them are faster
 
 
 def _mask(method: str, x: Spectrogram, y: Sequence[Spectrogram]) -> Iterator[Spectrogram]:
@@ -219,7 +209,7 @@ def _spatial_model(samples: audio.Samples) -> tuple[Spectrogram, Spectrogram]:
     W comes from R's eigenvalues, none of which is below eps: the determinant of a stem with equal channels is rounding.
     """
     nb_channels = samples.shape[1]
-    total = np.zeros((_N_FFT // 2 + 1, nb_channels, nb_channels), np.complex128)
+    total = np.zeros((_TRANSFORM.nb_bins, nb_channels, nb_channels), np.complex128)
     for start, stop in _blocks(len(samples)):
         y = _spectrogram(samples, start, stop)
         if stop < len(samples):

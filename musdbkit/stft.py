@@ -195,16 +195,16 @@ def istft(
     spectrogram : as `stft` returns it [shape=(..., nb_frames, nb_bins, nb_channels), complex64 or complex128].
     params : which transform.
     start : first sample to return, counted as in the signal.
-    nb_samples : how many to return; by default up to the sample at which the next frame would lie (with padding), or to
-        the end of the last frame (without).
+    nb_samples : how many to return; by default up to where the next frame would begin (`start` and `end`, with zeros),
+        to the centre of the last one (`center`), or to its end (`none`).
     workers : threads; all cores by default.
 
     Raises
     ------
     ParameterError
         The array is no spectrogram of this transform, or the frames do not determine all samples asked for: with
-        `start` and `none` those at both ends, for which a window that begins with zeros has no weight; with other
-        parameters those between frames that do not overlap enough.
+        `start` those at the beginning, and with `none` at the end, too, where a window that begins with zero has no
+        weight; with other parameters those between frames that do not overlap enough.
     """
     if spectrogram.dtype not in (np.complex64, np.complex128):
         raise ParameterError(f"spectrogram of {spectrogram.dtype}, expected complex64 or complex128")
@@ -213,9 +213,9 @@ def istft(
             f"spectrogram of shape {spectrogram.shape}, expected (..., nb_frames, {params.nb_bins}, nb_channels)"
         )
     nb_frames, _, nb_channels = spectrogram.shape[-3:]
-    end = nb_frames * params.hop_length - params.hop_length + params.n_fft - params.lead
-    if params.padding != "none":
-        end = nb_frames * params.hop_length - (params.hop_length if params.alignment == "center" else params.lead)
+    end = nb_frames * params.hop_length - (params.hop_length if params.alignment == "center" else params.lead)
+    if params.padding == "none" and nb_frames:
+        end += params.n_fft - params.hop_length
     if nb_samples is not None and nb_samples < 0:
         raise ParameterError(f"nb_samples is {nb_samples}, expected 0 or more")
     stop = max(start, end) if nb_samples is None else start + nb_samples

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Install Spleeter 2.4.2 (with TensorFlow) in a virtual environment of its own, for tests/parity/test_spleeter.py.
+# Install Spleeter 2.4.2 (with TensorFlow) in a virtual environment of its own, for the parity tests of Spleeter.
 # It needs Python 3.11 or older, and an ffmpeg program on the PATH.
 # Usage: setup_spleeter.sh FOLDER
 set -eu
