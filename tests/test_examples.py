@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from musdbkit.caching import build, find_request
 from musdbkit.synth import synth
 
 REPOSITORY = Path(__file__).parent.parent
@@ -24,7 +25,17 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 
 def test_each_example_has_a_test() -> None:
-    assert EXAMPLES == ["loudness_of_stems.py", "prepare_spleeter.sh", "score_your_model.py"]
+    assert EXAMPLES == ["dataloader.py", "loudness_of_stems.py", "prepare_spleeter.sh", "score_your_model.py"]
+
+
+def test_dataloader(tmp_path: Path, environment: dict[str, str]) -> None:
+    synth(tmp_path / "musdb", train=2, valid=0, test=0, seconds=12.5, layout="wav")
+    build(find_request(tmp_path / "musdb", "spleeter", targets=["vocals"]), tmp_path / "cache")
+    command = [sys.executable, REPOSITORY / "examples" / "dataloader.py", tmp_path / "cache", "2"]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    *signals, speed = result.stdout.splitlines()
+    assert signals == [f"{signal} (4, 512, 1024, 2) torch.float16" for signal in ("mixture", "vocals")]
+    assert "2 workers" in speed
 
 
 def test_loudness_of_stems(excerpt: Path, environment: dict[str, str]) -> None:
