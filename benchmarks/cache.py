@@ -145,8 +145,8 @@ def compare_reads(cache: Cache, runs: int) -> None:
             for array, buffer in zip(reader.segment(name, start, NB_FRAMES).values(), buffers, strict=True):
                 np.copyto(buffer, array)
 
-    def batches(reader: Cache) -> None:
-        source = reader.batches(NB_FRAMES, 4, seed=0, nb_chunks=4)
+    def batches(reuse: bool) -> None:
+        source = cache.batches(NB_FRAMES, 4, seed=0, nb_chunks=4, reuse=reuse)
         for _ in range(len(places) // 4):
             next(source)
 
@@ -157,7 +157,8 @@ def compare_reads(cache: Cache, runs: int) -> None:
         "plain copy in memory": from_memory,
         "segment, copied; files mapped for the first time": lambda: segments(open_cache(cache.path)),
         "segment, copied; files mapped before": lambda: segments(cache),
-        "batches of 4, new arrays each": lambda: batches(cache),
+        "batches of 4, in new arrays": lambda: batches(False),
+        "batches of 4, reuse=True": lambda: batches(True),
     }
     times: dict[str, list[float]] = {label: [] for label in calls}
     for _ in range(runs):

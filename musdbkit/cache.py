@@ -13,6 +13,7 @@ stands for `lo + c * (hi - lo) / 255.9999` dB, with lo and hi of the whole track
 """
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
@@ -182,9 +183,9 @@ def read_index(path: Path) -> Index:
     try:
         index = Index(
             Parameters(**document["parameters"]),
-            tuple(map(check_name, document["signals"])),
+            tuple(map(check_name, _list(document["signals"]))),
             {
-                name: IndexedTrack(check_folder(track["folder"]), tuple(map(str, track["splits"])))
+                name: IndexedTrack(check_folder(track["folder"]), tuple(map(str, _list(track["splits"]))))
                 for name, track in document["tracks"].items()
             },
         )
@@ -205,18 +206,45 @@ def read_record(folder: Path) -> Record | None:
             check_name(signal): Entry(**{**entry, "source": Source(**entry["source"])})
             for signal, entry in document["signals"].items()
         }
-        return Record(Parameters(**document["parameters"]), document["nb_samples"], document["nb_frames"], entries)
+        record = Record(Parameters(**document["parameters"]), document["nb_samples"], document["nb_frames"], entries)
+        return record if _is_sound(record) else None
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def _is_sound(record: Record) -> bool:
+    """Return whether a record's values are what they must be."""
+    p = record.parameters
+    numbers = [record.nb_samples, record.nb_frames]
+    numbers += [n for e in record.signals.values() for n in (e.nb_bytes, e.source.nb_bytes, e.source.mtime_ns)]
+    levels = [level for e in record.signals.values() for level in (e.lo, e.hi)]
+    return (
+        all(type(number) is int for number in numbers)
+        and record.nb_frames == 1 + (record.nb_samples - p.n_fft) // p.hop_length
+        and all(_is_level(level) if p.dtype == "uint8" else level is None for level in levels)
+    )
+
+
+def _is_level(value: Any) -> bool:
+    """Return whether a JSON value may be a level in dB."""
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _list(value: Any) -> list[Any]:
+    """Return a JSON value that must be a list."""
+    if not isinstance(value, list):
+        raise TypeError(f"{value!r} is no list")
+    return value
 
 
 def _read_json(path: Path) -> Any:
     """Return what a JSON file holds, None where there is none."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(path.read_text(encoding="utf-8"))
+        return document if isinstance(document, dict) else {}
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read: {error.strerror}") from error
@@ -256,12 +284,14 @@ class Cache(Reader):
     """
 
     def __init__(self, path: Path, signals: Sequence[str] | None = None) -> None:
+        super().__init__()
         index = read_index(path)
         self.path = path
         self.parameters = index.parameters
         self.signals = index.signals if signals is None else tuple(signals)
-        if lacking := [signal for signal in self.signals if signal not in index.signals]:
-            raise ParameterError(f"{path}: no signal {', '.join(lacking)}, only {', '.join(index.signals)}")
+        lacking = [signal for signal in self.signals if signal not in index.signals]
+        if lacking or not self.signals:
+            raise ParameterError(f"{path}: no signal {', '.join(lacking) or 'named'}, only {', '.join(index.signals)}")
         self.tracks = tuple(index.tracks)
         self.splits = {name: track.splits for name, track in index.tracks.items()}
         self.sample_rate = index.parameters.sample_rate
@@ -269,11 +299,6 @@ class Cache(Reader):
         self._span = index.parameters.n_fft
         self._folders = {name: path / track.folder for name, track in index.tracks.items()}
         self._records = {name: self._read(folder) for name, folder in self._folders.items()}
-        self._arrays: dict[tuple[str, str], Array] = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return what another process needs: all but the mapped files."""
-        return {**self.__dict__, "_arrays": {}}
 
     def _read(self, folder: Path) -> Record:
         """Return a track's record, checked against the index."""
@@ -297,40 +322,36 @@ class Cache(Reader):
             raise self._unknown(track)
         return self._records[track].nb_samples
 
-    def array(self, track: str, signal: str) -> Array:
-        """Return a whole signal as it is stored, memory-mapped [shape=(nb_frames, nb_bins, nb_channels)]."""
-        found = self._arrays.get((track, signal))
-        if found is None:
-            found = self._arrays[track, signal] = self._map(track, signal)
-        return found
-
     def table(self, track: str, signal: str) -> NDArray[np.float32] | None:
         """Return the magnitude of each uint8 code of an array [shape=(256,)], None where magnitudes are stored."""
-        if track not in self._records:
-            raise self._unknown(track)
-        entry = self._records[track].signals[signal]
+        entry = self._entry(track, signal)
         return None if entry.lo is None or entry.hi is None else decode_table(entry.lo, entry.hi)
 
-    def _map(self, track: str, signal: str) -> Array:
-        """Map an array's file and check it against the record."""
-        record = self._records.get(track)
-        if record is None:
+    def _entry(self, track: str, signal: str) -> Entry:
+        """Return what a record says of an array."""
+        if track not in self._records:
             raise self._unknown(track)
-        if signal not in record.signals:
+        if signal not in self._records[track].signals:
             raise ParameterError(
                 f"{self.path}: no signal {signal} of {track}: expected one of {', '.join(self.signals)}"
             )
+        return self._records[track].signals[signal]
+
+    def _map(self, track: str, signal: str) -> Array:
+        """Map an array's file and check it against the record."""
+        entry = self._entry(track, signal)
         path = self._folders[track] / f"{signal}.npy"
-        expected = (record.nb_frames, self.parameters.nb_bins, self.parameters.nb_channels)
+        expected = (self._records[track].nb_frames, self.parameters.nb_bins, self.parameters.nb_channels)
         try:
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
+            array = np.lib.format.open_memmap(path, mode="r")  # np.load takes files that are no .npy, too
+        except Exception as error:  # of a broken header NumPy's parser raises many kinds
             reason = getattr(error, "strerror", None) or "no whole .npy file"
             raise DatasetError(f"{path}: {reason}: run musdbkit cache again") from error
-        if array.shape != expected or array.dtype.name != self.parameters.dtype:
+        dtype = np.dtype(self.parameters.dtype).newbyteorder("<")
+        if (array.shape, array.dtype, array.offset + array.nbytes) != (expected, dtype, entry.nb_bytes):
             raise DatasetError(
-                f"{path}: {array.dtype} {array.shape}, expected {self.parameters.dtype} {expected}: "
-                "remove it and run musdbkit cache again"
+                f"{path}: {array.dtype} {array.shape} up to byte {array.offset + array.nbytes}, expected "
+                f"{self.parameters.dtype} {expected} up to {entry.nb_bytes}: remove it and run musdbkit cache again"
             )
         plain: Array = array.view(np.ndarray)  # np.memmap takes microseconds for each slice
         return plain

@@ -7,7 +7,8 @@ Spleeter's own.
 Conventions: an array is valid while its parameters, the content of its source and its length are what is asked for;
 what is not is stale, and only that is computed again. A track's folder is whole or not there; it is locked while it is
 written, hidden while it is changed, and its record tells what its arrays are of. The index is written last and lists
-what was asked for. Arrays that are not asked for stay until they are pruned.
+what was asked for. Arrays that are not asked for stay until they are pruned. A track's folder is the cache's own: when
+it is changed, .npy files that its record does not list are removed.
 """
 
 import contextlib
@@ -15,9 +16,11 @@ import functools
 import hashlib
 import io
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
+from stat import S_ISREG
 from typing import Any, Final
 
 import numpy as np
@@ -63,7 +66,10 @@ PRESETS: Final = {"spleeter": 1024, "openunmix": 2049}
 _NB_NAMES: Final = 5  # in a line of text
 _BLOCK_FRAMES: Final = 64  # half a MB of magnitudes at a time
 _HEAP_BYTES: Final = 2**24
-_LARGEST: Final = {"float16": float(np.finfo(np.float16).max), "float32": float(np.finfo(np.float32).max)}
+_LARGEST: Final = {
+    name: float(np.finfo(dtype).max)
+    for name, dtype in (("float16", np.float16), ("float32", np.float32), ("uint8", np.float32))
+}
 _FLOOR: Final = 1e-9  # magnitude; and 100 dB below the greatest: below them Spleeter's uint8 knows no difference
 _SPAN_DECIBELS: Final = 100.0
 
@@ -94,7 +100,7 @@ class Request:
     ----------
     parameters : what the arrays are to be.
     signals : `mixture` and the targets.
-    tracks : tracks, in the order of the index.
+    tracks : tracks.
     nb_frames : length of the segments that are to be read.
     reserved : paths that are not to be written to.
     """
@@ -195,7 +201,15 @@ class _State:
 # What to cache
 
 
-def read_request(config: Path, root: Path, dtype: str = "float16") -> Request:
+def find_dtype(out: Path) -> str:
+    """Return the dtype of the cache in a folder; `float16` where there is none."""
+    try:
+        return read_index(out).parameters.dtype
+    except DatasetError:
+        return DTYPES[0]
+
+
+def read_request(config: Path, root: Path, dtype: str = DTYPES[0]) -> Request:
     """Return what a Spleeter configuration trains and validates on.
 
     Parameters
@@ -219,7 +233,7 @@ def read_request(config: Path, root: Path, dtype: str = "float16") -> Request:
         )
     transform = replace(TRANSFORMS["spleeter"], n_fft=settings.n_fft, hop_length=settings.hop_length)
     signals = (MIXTURE, *settings.targets)
-    if len(set(signals)) < len(signals):
+    if len({settings.mixture, *signals}) < len(signals) + (settings.mixture != MIXTURE):
         raise ParameterError(f"{config}: instrument_list is {', '.join(settings.targets)}: expected distinct names")
     try:
         signals = tuple(map(check_name, signals))
@@ -232,11 +246,14 @@ def read_request(config: Path, root: Path, dtype: str = "float16") -> Request:
             if known.files != row.files:
                 raise DatasetError(f"{path}: {row.files[MIXTURE]} is in two rows with different stems: correct one")
             splits += [split] if split not in splits else []
-    folders = _choose_folders(list(rows))
-    names = [row.name for row, _ in rows.values()]
+    try:
+        folders = _choose_folders(list(rows))
+    except ParameterError as error:
+        raise DatasetError(f"{settings.train_csv}, {settings.validation_csv}: {error}") from error
+    names = Counter([*folders.values(), *(row.name for row, _ in rows.values() if row.name)])
     tracks = tuple(
         Wanted(
-            row.name if names.count(row.name) == 1 and row.name else folders[mixture],
+            row.name if names[row.name] == 1 + (row.name == folders[mixture]) else folders[mixture],
             folders[mixture],
             tuple(splits),
             {signal: root / row.files[signal] for signal in signals},
@@ -259,7 +276,7 @@ def find_request(
     *,
     targets: Sequence[str] = musdb18.STEMS,
     subsets: Sequence[str] = ("train",),
-    dtype: str = "float16",
+    dtype: str = DTYPES[0],
 ) -> Request:
     """Return all tracks of a dataset of wav files, with a transform of the field's.
 
@@ -296,7 +313,11 @@ def find_request(
         )
         for track in found
     )
-    sample_rate = audio.info(tracks[0].files[MIXTURE]).sample_rate
+    rates: Counter[int] = Counter()
+    for track in tracks:
+        with contextlib.suppress(AudioError):  # which is said when the track is built
+            rates[audio.info(track.files[MIXTURE]).sample_rate] += 1
+    sample_rate = rates.most_common(1)[0][0] if rates else musdb18.SAMPLE_RATE
     return Request(
         _parameters(TRANSFORMS[preset], sample_rate, musdb18.NB_CHANNELS, PRESETS[preset], dtype), signals, tracks
     )
@@ -326,16 +347,35 @@ def _read_rows(path: Path, settings: SpleeterConfig) -> list[Row]:
 
 def _choose_folders(mixtures: Sequence[PurePosixPath]) -> dict[PurePosixPath, str]:
     """Return a folder of its own for each track: its mixture's, or where others are in or below that, one below it."""
-    parents = [mixture.parent for mixture in mixtures]
+    parents = Counter(mixture.parent for mixture in mixtures)
     above = {folder for parent in parents for folder in parent.parents}
-    return {
-        mixture: check_folder(
-            str(mixture.parent)
-            if mixture.parent.name and parents.count(mixture.parent) == 1 and mixture.parent not in above
-            else str(mixture.parent / (mixture.name.rpartition(".")[0] or mixture.name))
-        )
-        for mixture in mixtures
-    }
+    folders = {}
+    for mixture in mixtures:
+        stem = mixture.name.rpartition(".")[0]
+        if mixture.parent.name and parents[mixture.parent] == 1 and mixture.parent not in above:
+            folders[mixture] = mixture.parent
+        else:
+            folders[mixture] = mixture.parent / (stem if stem.strip(".") else mixture.name)
+    for mixture in _find_clashes(folders):
+        if folders[mixture] != mixture.parent:
+            folders[mixture] = mixture  # a.wav beside a.flac, or beside a/mixture.wav
+    if clashes := _find_clashes(folders):
+        raise ParameterError(f"{clashes[0]}: expected a folder with no other track in or below it")
+    for mixture, folder in folders.items():
+        if folder.parts[0] == INDEX or any(part.startswith(PARTIAL_PREFIX) for part in folder.parts):
+            raise ParameterError(f"{mixture}: the cache has files of that name: expected another")
+    return {mixture: check_folder(str(folder)) for mixture, folder in folders.items()}
+
+
+def _find_clashes(folders: Mapping[PurePosixPath, PurePosixPath]) -> list[PurePosixPath]:
+    """Return the tracks whose folder is that of another, or above or below it."""
+    counts = Counter(folders.values())
+    above = {parent for folder in counts for parent in folder.parents}
+    return [
+        track
+        for track, folder in folders.items()
+        if counts[folder] > 1 or folder in above or any(parent in counts for parent in folder.parents)
+    ]
 
 
 # Building
@@ -409,12 +449,8 @@ def summarise(result: Result, out: Path) -> Totals:
 
 def describe(result: Result, *, prune: bool = False) -> list[str]:
     """Return what else is to be said of a run, a line each: what was stale and why, and what is not in use."""
-    reasons: dict[str, list[str]] = {}
-    for name, track in result.tracks.items():
-        if track.status in ("rebuilt", "to rebuild"):
-            for signal, reason in track.stale.items():
-                reasons.setdefault(reason, []).append(f"{signal} of {name}")
-    lines = [f"{reason}: {_shorten(places)}" for reason, places in reasons.items()]
+    rebuilt = {n: track.stale for n, track in result.tracks.items() if track.status in ("rebuilt", "to rebuild")}
+    lines = _group(rebuilt)
     lines += [
         f"note: {name}: {result.tracks[name].nb_frames} frames, too short for a segment" for name in result.too_short
     ]
@@ -433,12 +469,19 @@ def describe_info(info: Info) -> list[str]:
         f"signals: {', '.join(info.index.signals)}",
         f"tracks: {counts}; {info.seconds / 60:.1f} min of music; {info.nb_bytes / 1e6:.1f} MB",
     ]
-    reasons: dict[str, list[str]] = {}
-    for name, signals in info.stale.items():
-        for signal, reason in signals.items():
-            reasons.setdefault(reason, []).append(f"{signal} of {name}" if signal else name)
-    lines += [f"not valid: {reason}: {_shorten(places)}" for reason, places in reasons.items()] or ["valid"]
+    lines += [f"not valid: {line}" for line in _group(info.stale)] or ["valid"]
     return lines + _describe_unused(info.unused, "musdbkit cache CONFIG.json --prune removes them")
+
+
+def _group(stale: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """Return a line for each reason, with the tracks, or where it is only some arrays of a track, these."""
+    places: dict[str, list[str]] = {}
+    for name, reasons in stale.items():
+        for reason in dict.fromkeys(reasons.values()):
+            signals = [signal for signal in reasons if reasons[signal] == reason and signal]
+            whole = len(signals) == len(reasons) > 1 or not signals
+            places.setdefault(reason, []).append(name if whole else f"{' and '.join(signals)} of {name}")
+    return [f"{reason}: {_shorten(names)}" for reason, names in places.items()]
 
 
 def _describe_unused(unused: Mapping[str, int], what: str) -> list[str]:
@@ -466,7 +509,17 @@ def _needs_work(state: _State) -> bool:
 
 def _look(job: _Job) -> _State:
     """Return how a track's folder is, without changing it."""
-    return _compare(job, job.folder)
+    with _in_one_line(job):
+        return _compare(job, job.folder)
+
+
+@contextlib.contextmanager
+def _in_one_line(job: _Job) -> Iterator[None]:
+    """Say what the system refuses as we say our own errors."""
+    try:
+        yield
+    except OSError as error:
+        raise DatasetError(f"{error.filename or job.folder}: {error.strerror or error}") from error
 
 
 def _describe(job: _Job, state: _State) -> Cached:
@@ -540,6 +593,9 @@ def _compare(job: _Job, folder: Path) -> _State:
     changed = _changes(old.parameters, job.parameters)
     if not changed and old.nb_samples != nb_samples:
         changed = f"the track had {old.nb_samples} samples, now {nb_samples}"
+    for path in (folder / f"{signal}.npy" for signal in signals):
+        if path.is_dir():
+            raise DatasetError(f"{path}: is a folder, expected a file: move it away")
     kept: dict[str, Entry] = {}
     stale: dict[str, str] = {}
     known: dict[str, Source] = {}
@@ -547,7 +603,7 @@ def _compare(job: _Job, folder: Path) -> _State:
     for signal, entry in old.signals.items():
         path = folder / f"{signal}.npy"
         reason = changed or ("asked for again" if job.force and signal in signals else "")
-        if not reason and not (path.is_file() and path.stat().st_size == entry.nb_bytes):
+        if not reason and _size(path) != entry.nb_bytes:
             reason = "its file is missing, or has another size"
         if not reason and signal in signals:
             file = job.track.files[signal]
@@ -561,8 +617,7 @@ def _compare(job: _Job, folder: Path) -> _State:
         elif signal in signals:
             stale[signal] = reason
     stale |= {signal: "not there" for signal in signals if signal not in old.signals}
-    arrays = {path.name: path.stat().st_size for path in folder.glob("*.npy")}
-    nb_replaced = sum(nb_bytes for name, nb_bytes in arrays.items() if name[: -len(".npy")] not in kept)
+    nb_replaced = sum(_size(path) or 0 for path in folder.glob("*.npy") if path.name[: -len(".npy")] not in kept)
     return _State(nb_samples, kept, {s: stale[s] for s in signals if s in stale}, known, nb_replaced, touched)
 
 
@@ -578,6 +633,15 @@ def _read_ours(folder: Path) -> Record | None:
     if not (folder / RECORD).exists():
         raise DatasetError(f"{folder}: is there, but not made by cache (no {RECORD}): choose another --out")
     return Record(Parameters(2, 1, "", 1, 1, 1, DTYPES[0]), -1, 0, {})
+
+
+def _size(path: Path) -> int | None:
+    """Return the size of a file, None where there is none (any more: another run may be at work)."""
+    try:
+        stat = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return stat.st_size if S_ISREG(stat.st_mode) else None
 
 
 def _changes(old: Parameters, new: Parameters) -> str:
@@ -629,7 +693,7 @@ def _build_track(job: _Job) -> Cached:
     # Once it has freed a block of this size, glibc keeps up to twice as much instead of giving it back to the system;
     # else new pages, two MB for each block of frames, take as long as the transforms.
     np.empty(_HEAP_BYTES, np.uint8)
-    try:
+    with _in_one_line(job):
         fresh = not job.folder.exists()
         with partial_folder(job.folder) as partial:
             current = partial / OLD if (partial / OLD).exists() else job.folder
@@ -643,8 +707,6 @@ def _build_track(job: _Job) -> Cached:
                 _replace(job.folder, current, partial, record, made)
         status = "already there" if not state.stale else "built" if fresh else "rebuilt"
         return _cached(job, state, status, nb_bytes)
-    except OSError as error:
-        raise DatasetError(f"{error.filename or job.folder}: {error.strerror or error}") from error
 
 
 def _replace(folder: Path, current: Path, partial: Path, record: Record, made: Mapping[str, Entry]) -> None:
@@ -664,7 +726,7 @@ def _replace(folder: Path, current: Path, partial: Path, record: Record, made: M
     kept = {signal: entry for signal, entry in signals.items() if signal not in made}
     write_record(hidden / RECORD, replace(record, signals=kept).to_json(), partial / NEW)
     for path in hidden.glob("*.npy"):
-        if path.name[: -len(".npy")] not in kept:
+        if path.name[: -len(".npy")] not in kept and path.is_file():
             path.unlink()
     for signal in made:
         (partial / NEW / f"{signal}.npy").rename(hidden / f"{signal}.npy")
@@ -685,7 +747,7 @@ def _write_array(job: _Job, signal: str, state: _State, folder: Path) -> Entry:
     digest = hashlib.sha256()
     out = folder / f"{signal}.npy"
     with out.open("wb") as file:
-        for data in _encode(blocks, job, path, lo, hi, _header(job.parameters, state.nb_samples)):
+        for data in _encode(blocks, job, lo, hi, _header(job.parameters, state.nb_samples)):
             file.write(data)
             digest.update(data)
     if _stamp(source) != _stamp(_identify(path, source)):
@@ -697,16 +759,27 @@ def _write_array(job: _Job, signal: str, state: _State, folder: Path) -> Entry:
 
 
 def _magnitudes(path: Path, parameters: Parameters) -> Iterator[NDArray[np.float32]]:
-    """Yield the magnitudes of a file, block by block [shape=(_BLOCK_FRAMES or fewer, nb_bins, nb_channels)]."""
+    """Yield a file's magnitudes in blocks [shape=(_BLOCK_FRAMES or fewer, nb_bins, nb_channels)].
+
+    Those that cannot be stored are refused.
+    """
     overlap = parameters.n_fft - parameters.hop_length
     size = _BLOCK_FRAMES * parameters.hop_length + overlap
     transform = _transform(parameters)
     for block in audio.read_overlapping(path, size, overlap):
-        yield magnitude(block, transform, nb_bins=parameters.nb_bins, workers=1)
+        with np.errstate(invalid="ignore", over="ignore"):
+            magnitudes = magnitude(block, transform, nb_bins=parameters.nb_bins, workers=1)
+        largest = float(magnitudes.max(initial=0))
+        if not largest <= _LARGEST[parameters.dtype]:  # so written, NaN is refused, too
+            raise AudioError(
+                f"{path}: a magnitude of {largest:.3g}, expected at most {_LARGEST[parameters.dtype]:.3g}: "
+                "correct the file" + (", or use --dtype float32" if np.isfinite(largest) else "")
+            )
+        yield magnitudes
 
 
 def _encode(
-    blocks: Iterator[NDArray[np.float32]], job: _Job, path: Path, lo: float | None, hi: float | None, header: bytes
+    blocks: Iterator[NDArray[np.float32]], job: _Job, lo: float | None, hi: float | None, header: bytes
 ) -> Iterator[Any]:
     """Yield what an array's file holds."""
     yield header
@@ -715,11 +788,6 @@ def _encode(
         if lo is not None and hi is not None:
             yield _quantise(block, lo, hi).data
             continue
-        if not block.max(initial=0) <= _LARGEST[job.parameters.dtype]:  # so written, NaN is refused, too
-            raise AudioError(
-                f"{path}: a magnitude of {block.max():.3g}, expected at most {_LARGEST[job.parameters.dtype]:.3g}: "
-                "correct the file, or use --dtype float32"
-            )
         yield (_to_half(block) if dtype.itemsize == 2 else block.astype(dtype, copy=False)).data
 
 
@@ -790,11 +858,14 @@ def _list_unused(out: Path, asked: Mapping[str, Sequence[str]]) -> dict[str, int
     unused = {}
     for parent, folders, files in os.walk(out):
         folders[:] = sorted(name for name in folders if not name.startswith(PARTIAL_PREFIX))  # others are at work there
-        if RECORD not in files:
-            continue
         folder = Path(parent).relative_to(out).as_posix()
+        if INDEX in files and folder != ".":  # another cache
+            folders.clear()
+            continue
+        if RECORD not in files or (folder not in asked and read_record(Path(parent)) is None):  # or not ours
+            continue
         names = {f"{signal}.npy" for signal in asked.get(folder, ())}
-        nb_bytes = sum((Path(parent) / f).stat().st_size for f in files if f.endswith(".npy") and f not in names)
+        nb_bytes = sum(_size(Path(parent, f)) or 0 for f in files if f.endswith(".npy") and f not in names)
         if nb_bytes or folder not in asked:
             unused[folder] = nb_bytes
     return unused
@@ -850,13 +921,32 @@ def inspect(out: Path, request: Request | None = None, *, parallel: Parallel = A
         looked = for_each(_look, jobs, key=_key, label="look", parallel=parallel)
         stale = {name: state.stale for name, state in looked.done.items() if state.stale}
         stale |= {name: {"": message} for name, message in looked.failed.items()}
-        stale |= {
-            name: {"": "in the cache, but not asked for" if name in index.tracks else "not in the index"}
-            for name in index.tracks.keys() ^ {track.name for track in request.tracks}
-            if name not in stale
-        }
+        said = {reason for reasons in stale.values() for reason in reasons.values()}
+        changes = _index_changes(index, request)
+        stale |= {name: {"": text} for name, text in changes.items() if name not in stale and text not in said}
     asked = {track.folder: index.signals for track in index.tracks.values()}
     return Info(index, nb_bytes, nb_samples / index.parameters.sample_rate, stale, _list_unused(out, asked))
+
+
+def _index_changes(index: Index, request: Request) -> dict[str, str]:
+    """Return why the index is not what is asked for, by track; for INDEX what concerns all."""
+    changes = {}
+    if text := _changes(index.parameters, request.parameters):
+        changes[INDEX] = text
+    elif index.signals != request.signals:
+        changes[INDEX] = f"signals were {', '.join(index.signals)}, now {', '.join(request.signals)}"
+    wanted = {track.name: track for track in request.tracks}
+    for name in sorted(index.tracks.keys() | wanted.keys()):
+        if name not in wanted:
+            changes[name] = "in the cache, but not asked for"
+        elif name not in index.tracks:
+            changes[name] = "not in the index"
+        elif index.tracks[name] != IndexedTrack(wanted[name].folder, wanted[name].splits):
+            old, new = index.tracks[name], wanted[name]
+            changes[name] = f"splits were {', '.join(old.splits)}, now {', '.join(new.splits)}"
+            if old.folder != new.folder:
+                changes[name] = f"folder was {old.folder}, now {new.folder}"
+    return changes
 
 
 def _check_record(folder: Path, record: Record | None, index: Index) -> dict[str, str]:
@@ -870,7 +960,7 @@ def _check_record(folder: Path, record: Record | None, index: Index) -> dict[str
         path = folder / f"{signal}.npy"
         if signal not in record.signals:
             problems[signal] = "not there"
-        elif not path.is_file() or path.stat().st_size != record.signals[signal].nb_bytes:
+        elif _size(path) != record.signals[signal].nb_bytes:
             problems[signal] = "its file is missing, or has another size"
     return problems
 
@@ -890,7 +980,7 @@ def verify(out: Path, request: Request | None = None, *, parallel: Parallel = AL
         There is no cache.
     """
     index = read_index(out)
-    if request is not None and (changes := _changes(index.parameters, request.parameters)):
+    if request is not None and (changes := _index_changes(index, request).get(INDEX)):
         raise DatasetError(f"{out}: made otherwise: {changes}: run musdbkit cache again")
     wanted = {track.name: track for track in request.tracks} if request is not None else {}
     empty = {name: Wanted(name, track.folder, track.splits, {}) for name, track in index.tracks.items()}
@@ -901,6 +991,12 @@ def verify(out: Path, request: Request | None = None, *, parallel: Parallel = AL
 
 def _verify_track(job: _Job, index: Index) -> int:
     """Return the bytes of a track's arrays; raise an error that names those that are not what their record says."""
+    with _in_one_line(job):
+        return _compare_hashes(job, index)
+
+
+def _compare_hashes(job: _Job, index: Index) -> int:
+    """Return the bytes of a track's arrays, as `_verify_track`."""
     record = read_record(job.folder)
     problems = [f"{signal} {text}".strip() for signal, text in _check_record(job.folder, record, index).items()]
     nb_bytes = 0

@@ -316,13 +316,17 @@ def cache(
         ),
     ] = None,
     targets: Annotated[
-        str, typer.Option(metavar="LIST", help="With --preset: signals beside the mixture, comma separated.")
-    ] = "drums,bass,other,vocals",
-    subset: Annotated[Literal["train", "test"], typer.Option(help="With --preset: which tracks.")] = "train",
+        str | None,
+        typer.Option(metavar="LIST", help="With --preset: signals beside the mixture; the four stems by default."),
+    ] = None,
+    subset: Annotated[
+        Literal["train", "test"] | None, typer.Option(help="With --preset: which tracks; train by default.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the cache.")] = Path("cache"),
     dtype: Annotated[
-        Literal["float16", "float32", "uint8"], typer.Option(help="Magnitudes, or levels as Spleeter quantises them.")
-    ] = "float16",
+        Literal["float16", "float32", "uint8"] | None,
+        typer.Option(help="Magnitudes, or levels as Spleeter's; float16 by default, or what the cache has already."),
+    ] = None,
     info: Annotated[
         bool, typer.Option("--info", help="Only say what the cache holds, and what is not valid and why.")
     ] = False,
@@ -336,7 +340,7 @@ def cache(
     as_json: Json = False,
 ) -> None:
     """Compute the spectrograms that training reads, once, into memory-mappable files."""
-    from musdbkit import caching
+    from musdbkit import caching, musdb18
     from musdbkit.tracks import default_root
 
     if info and verify:
@@ -345,15 +349,19 @@ def cache(
         raise typer.BadParameter("look only: no --force, --dry-run or --prune", param_hint="--info, --verify")
     if config is not None and preset is not None:
         raise typer.BadParameter("either this or CONFIG.json", param_hint="--preset")
+    if preset is None and (targets is not None or subset is not None):
+        raise typer.BadParameter("only with --preset: CONFIG.json has its own", param_hint="--targets, --subset")
     parallel = _parallel(jobs, backend, scheduler)
     request = None
     if config is not None or preset is not None:
         root = default_root(musdb, wav=True)
         _say_paths(musdb=root, out=out)
+        kind = dtype or caching.find_dtype(out)
         if preset is not None:
-            request = caching.find_request(root, preset, targets=_split(targets), subsets=(subset,), dtype=dtype)
+            signals = musdb18.STEMS if targets is None else _split(targets)
+            request = caching.find_request(root, preset, targets=signals, subsets=(subset or "train",), dtype=kind)
         elif config is not None:
-            request = caching.read_request(config, root, dtype)
+            request = caching.read_request(config, root, kind)
     if info or verify:
         _look_at_cache(out, request, verify, as_json, parallel)
         return
@@ -577,7 +585,7 @@ def _print_json(document: Any) -> None:
 def _exit_failed(failed: dict[str, str], closing: str) -> None:
     """Name the tracks that failed and exit with status 1, if there are any."""
     for key, message in failed.items():
-        typer.echo(f"error: {printable(message if key in message else f'{key}: {message}')}", err=True)
+        typer.echo(f"error: {printable(message if printable(key) in message else f'{key}: {message}')}", err=True)
     if failed:
         typer.echo(f"{len(failed)} {'track' if len(failed) == 1 else 'tracks'} failed; {closing}", err=True)
         raise typer.Exit(1)

@@ -497,12 +497,14 @@ def partial_folder(folder: Path) -> Iterator[Path]:
         new.mkdir()
         yield partial
     finally:
-        if old.exists() and not folder.exists():
-            old.rename(folder)
-        shutil.rmtree(new, ignore_errors=True)
-        with suppress(OSError):
-            partial.rmdir()
-        os.close(lock)
+        try:
+            if old.exists() and not folder.exists():
+                old.rename(folder)
+            shutil.rmtree(new, ignore_errors=True)
+            with suppress(OSError):
+                partial.rmdir()
+        finally:
+            os.close(lock)
 
 
 def _lock(folder: Path) -> int:

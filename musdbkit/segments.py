@@ -3,7 +3,7 @@
 Writes nothing, and needs nothing but NumPy, so that a training machine needs no more.
 
 Conventions: segments are counted in frames; for waves, a frame is one sample. Whatever is drawn at random depends on
-the seed alone, not on workers or on where one begins.
+the seed, the other arguments and the tracks alone, not on workers or on where one begins.
 
 References
 ----------
@@ -13,6 +13,8 @@ The rule `spleeter` is that of the program's training pipeline, github.com/deeze
 
 import difflib
 import math
+import resource
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -34,6 +36,7 @@ CHUNK_SECONDS: Final = 20.0
 """Chunks of each track and their length, in Spleeter's published configuration for MUSDB18."""
 
 _MARGIN_SECONDS: Final = 0.5  # of a track's both ends, which Spleeter's chunks keep clear of
+_NB_DRAWS: Final = 2**12  # of rule `uniform`, which has no rounds of its own
 
 
 class Reader(ABC):
@@ -46,8 +49,14 @@ class Reader(ABC):
             def __init__(self, cache):
                 self.cache = cache
             def __iter__(self):
-                worker = torch.utils.data.get_worker_info()
-                yield from self.cache.batches(512, 4, seed=0, worker=worker.id, nb_workers=worker.num_workers)
+                info = torch.utils.data.get_worker_info()  # None without workers
+                worker, nb_workers = (info.id, info.num_workers) if info else (0, 1)
+                yield from self.cache.batches(512, 4, seed=0, worker=worker, nb_workers=nb_workers)
+
+        loader = torch.utils.data.DataLoader(Batches(cache), batch_size=None, num_workers=2)
+
+    The batches come in the same order for any number of workers. To iterate again is to get the same ones again: give
+    `first`, the number of batches that were used, to go on.
 
     Attributes
     ----------
@@ -66,13 +75,30 @@ class Reader(ABC):
     _hop_length: int
     _span: int  # samples in a frame
 
+    def __init__(self) -> None:
+        self._arrays: dict[tuple[str, str], Array] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what another process needs: all but the mapped files."""
+        return {**self.__dict__, "_arrays": {}}
+
     @abstractmethod
     def nb_samples(self, track: str) -> int:
         """Return the length of a track in samples."""
 
-    @abstractmethod
     def array(self, track: str, signal: str) -> Array:
         """Return a whole signal as it is stored, memory-mapped and read-only [shape=(nb_frames, ..., nb_channels)]."""
+        found = self._arrays.get((track, signal))
+        if found is None:
+            found = self._map(track, signal)
+            if len(self._arrays) >= _nb_maps():
+                self._arrays.pop(next(iter(self._arrays)), None)  # what was given out of it stays
+            self._arrays[track, signal] = found
+        return found
+
+    @abstractmethod
+    def _map(self, track: str, signal: str) -> Array:
+        """Map a signal's file, for `array`."""
 
     def nb_frames(self, track: str) -> int:
         """Return the length of a track in frames."""
@@ -85,7 +111,8 @@ class Reader(ABC):
     def segment(self, track: str, start_frame: int, nb_frames: int) -> dict[str, Array]:
         """Return a segment of each signal of a track, by name [shape of each=(nb_frames, ..., nb_channels)].
 
-        The arrays are read-only views of the files, and nothing is read before they are (but uint8 is decoded).
+        The arrays are read-only views of the files, and nothing is read before they are (but uint8 is decoded). As
+        torch.from_numpy and DataLoaders warn of read-only arrays, give torch copies, as torch.tensor makes.
 
         Parameters
         ----------
@@ -127,7 +154,7 @@ class Reader(ABC):
 
         The chunks are Spleeter's: spread evenly from 0.5 s after the track's begin to 0.5 s before its end; one alone
         lies in the middle. Their starts are rounded to the nearest frame; those with fewer than `nb_frames` frames are
-        left out.
+        left out. Spleeter validates on chunks of 12 s, on the segment at `(first + last) // 2` of each.
 
         Parameters
         ----------
@@ -135,15 +162,23 @@ class Reader(ABC):
         nb_frames : length of a segment.
         nb_chunks : how many; `n_chunks_per_song` in Spleeter's configuration.
         chunk_seconds : length of each; `chunk_duration` in Spleeter's configuration.
+
+        Raises
+        ------
+        ParameterError
+            There is no such track, or an argument cannot be used.
         """
-        if nb_chunks < 1:
-            raise ParameterError(f"nb_chunks is {nb_chunks}, expected 1 or more")
+        if nb_frames < 1 or nb_chunks < 1 or not 0 < chunk_seconds < math.inf:
+            raise ParameterError(
+                f"nb_frames {nb_frames}, nb_chunks {nb_chunks}, chunk_seconds {chunk_seconds}: "
+                "expected 1 or more, 1 or more, and more than 0"
+            )
         seconds = self.nb_samples(track) / self.sample_rate
         step = (seconds - chunk_seconds - 2 * _MARGIN_SECONDS) / max(nb_chunks - 1, 1)
         starts = [k * step + _MARGIN_SECONDS for k in range(nb_chunks)]
         if nb_chunks == 1:
             starts = [seconds / 2 - chunk_seconds / 2]
-        length = 1 + (int(chunk_seconds * self.sample_rate) - self._span) // self._hop_length
+        length = 1 + (round(chunk_seconds * self.sample_rate) - self._span) // self._hop_length
         places = []
         for start in starts:
             first = math.floor(max(start, 0.0) * self.sample_rate / self._hop_length + 0.5)
@@ -196,11 +231,13 @@ class Reader(ABC):
                 for place in self.chunks(name, nb_frames, nb_chunks=nb_chunks, chunk_seconds=chunk_seconds)
             ]
         if not places:
-            raise ParameterError(self._why_none(names, nb_frames, rule, chunk_seconds))
-        return _draw(names, np.array(places), nb_frames, seed, rule, first)
+            raise ParameterError(self._why_none(names, nb_frames, rule, chunk_seconds, tracks is None))
+        return _draw(names, np.array(places), seed, rule, first)
 
-    def _why_none(self, names: Sequence[str], nb_frames: int, rule: str, chunk_seconds: float) -> str:
+    def _why_none(self, names: Sequence[str], nb_frames: int, rule: str, chunk_seconds: float, by_default: bool) -> str:
         """Return why there is nothing to draw from."""
+        if not names and not by_default:
+            return f"{self.path}: an empty list of tracks: name some, or give no list for those of split train"
         if not names:
             have = ", ".join(sorted({split for splits in self.splits.values() for split in splits}))
             return f"{self.path}: no tracks of split train, only of {have or 'none'}: name tracks"
@@ -223,6 +260,7 @@ class Reader(ABC):
         first: int = 0,
         worker: int = 0,
         nb_workers: int = 1,
+        reuse: bool = False,
     ) -> Iterator[dict[str, Array]]:
         """Yield random batches of segments without end, by signal [shape=(batch_size, nb_frames, ..., nb_channels)].
 
@@ -234,6 +272,8 @@ class Reader(ABC):
         batch_size : segments in a batch.
         first : how many batches to pass over, to go on where an earlier run was.
         worker, nb_workers : one of several that share the work: worker i yields batches i, i + nb_workers, ...
+        reuse : write every batch into the same arrays, for who has copied one, to a GPU for instance, before the next:
+            new arrays take longer to come by than to fill.
 
         Raises
         ------
@@ -253,15 +293,17 @@ class Reader(ABC):
             chunk_seconds=chunk_seconds,
             first=(first + worker) * batch_size,
         )
-        return self._batches(positions, nb_frames, batch_size, (nb_workers - 1) * batch_size)
+        return self._batches(positions, nb_frames, batch_size, (nb_workers - 1) * batch_size, reuse)
 
     def _batches(
-        self, positions: Iterator[tuple[str, int]], nb_frames: int, batch_size: int, nb_others: int
+        self, positions: Iterator[tuple[str, int]], nb_frames: int, batch_size: int, nb_others: int, reuse: bool
     ) -> Iterator[dict[str, Array]]:
         """Yield batches, passing over other workers' positions."""
+        batch: dict[str, Array] = {}
         while True:
             drawn = list(islice(positions, batch_size))
-            batch = {signal: self._empty(batch_size, nb_frames) for signal in self.signals}
+            if not (reuse and batch):
+                batch = {signal: self._empty(batch_size, nb_frames) for signal in self.signals}
             for i, (track, start) in enumerate(drawn):
                 for signal, arrays in batch.items():
                     self._copy_to(arrays[i], track, signal, start)
@@ -275,13 +317,19 @@ class Reader(ABC):
         return ParameterError(f"{self.path}: no track {track}: {hint}")
 
 
+def _nb_maps() -> int:
+    """Return how many files a reader keeps mapped: each map holds a file open, and others need some, too."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return sys.maxsize if limit == resource.RLIM_INFINITY else max(1, limit // 2)
+
+
 def _draw(
-    names: Sequence[str], places: NDArray[np.int64], nb_frames: int, seed: int, rule: str, first: int
+    names: Sequence[str], places: NDArray[np.int64], seed: int, rule: str, first: int
 ) -> Iterator[tuple[str, int]]:
     """Yield what `Reader.positions` says, round by round."""
     rooms = places[:, 2] - places[:, 1] + 1
     ends = np.cumsum(rooms)
-    nb_draws = len(places) if rule == "spleeter" else max(1, int(ends[-1]) // nb_frames)  # all tracks' length, about
+    nb_draws = len(places) if rule == "spleeter" else _NB_DRAWS
     number, skip = divmod(first, nb_draws)
     while True:
         rng = np.random.default_rng((seed, number))

@@ -5,10 +5,11 @@ Reads a dataset in the `wav` or `hq` layout, of 16-bit wav files. Writes nothing
 
 import os
 import struct
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
@@ -42,6 +43,7 @@ class Waves(Reader):
     def __init__(
         self, path: Path, files: Mapping[str, Mapping[str, Path]], splits: Mapping[str, tuple[str, ...]]
     ) -> None:
+        super().__init__()
         self.path = path
         self.tracks = tuple(files)
         self.splits = dict(splits)
@@ -53,18 +55,13 @@ class Waves(Reader):
         for found in self._pcm.values():
             lead = found[self.signals[0]]
             for pcm in found.values():
-                for what, have, want, like in (
-                    ("Hz", pcm.sample_rate, first.sample_rate, first),
-                    ("channel(s)", pcm.nb_channels, first.nb_channels, first),
-                    ("samples", pcm.nb_samples, lead.nb_samples, lead),
+                for code, what, have, want, like in (
+                    ("rate", "Hz", pcm.sample_rate, first.sample_rate, first),
+                    ("channels", "channel(s)", pcm.nb_channels, first.nb_channels, first),
+                    ("length", "samples", pcm.nb_samples, lead.nb_samples, lead),
                 ):
                     if have != want:
-                        raise AudioError(f"{pcm.path}: {have} {what}, expected {want} as in {like.path}")
-        self._arrays: dict[tuple[str, str], Array] = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return what another process needs: all but the mapped files."""
-        return {**self.__dict__, "_arrays": {}}
+                        raise AudioError(f"{pcm.path}: {have} {what}, expected {want} as in {like.path}", code)
 
     def nb_samples(self, track: str) -> int:
         """Return the length of a track in samples."""
@@ -72,32 +69,43 @@ class Waves(Reader):
             raise self._unknown(track)
         return self._pcm[track][self.signals[0]].nb_samples
 
-    def array(self, track: str, signal: str) -> Array:
-        """Return a whole signal, memory-mapped [shape=(nb_samples, nb_channels), int16]."""
-        found = self._arrays.get((track, signal))
-        if found is None:
-            if track not in self._pcm:
-                raise self._unknown(track)
-            if signal not in self.signals:
-                raise ParameterError(f"{self.path}: no signal {signal}: expected one of {', '.join(self.signals)}")
-            pcm = self._pcm[track][signal]
-            shape = (pcm.nb_samples, pcm.nb_channels)
-            if not pcm.nb_samples:  # which cannot be mapped
-                return np.empty(shape, np.int16)
+    def _map(self, track: str, signal: str) -> Array:
+        """Map the samples of a file."""
+        if track not in self._pcm:
+            raise self._unknown(track)
+        if signal not in self.signals:
+            raise ParameterError(f"{self.path}: no signal {signal}: expected one of {', '.join(self.signals)}")
+        pcm = self._pcm[track][signal]
+        shape = (pcm.nb_samples, pcm.nb_channels)
+        if not pcm.nb_samples:  # which cannot be mapped
+            empty = np.empty(shape, np.int16)
+            empty.flags.writeable = False
+            return empty
+        try:
             mapped = np.memmap(pcm.path, np.dtype("<i2"), "r", pcm.offset, shape)
-            found = self._arrays[track, signal] = mapped.view(np.ndarray)
-        return found
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or "shorter than it was"
+            raise AudioError(f"{pcm.path}: {reason}: it has changed since it was opened: open it again") from error
+        plain: Array = mapped.view(np.ndarray)  # np.memmap takes microseconds for each slice
+        return plain
 
 
-def open_waves(root: str | Path, *, signals: Sequence[str] | None = None, subsets: Sequence[str] = ("train",)) -> Waves:
+def open_waves(
+    root: str | Path,
+    *,
+    signals: Sequence[str] | None = None,
+    subsets: Sequence[str] = ("train",),
+    valid: Container[str] = (),
+) -> Waves:
     """Return the reader of a dataset's 16-bit wav files, as `musdbkit convert` writes them.
 
     Parameters
     ----------
     root : the folder that holds `train` and `test`, with a folder for each track.
     signals : names of the files, less `.wav`, in the order wanted; by default all that every track has, mixture first.
-    subsets : which subsets. A track's split is its subset: which tracks are for validation is not looked up here, so
-        name those to train on (the official ones are `musdb18.VALIDATION_TRACKS`).
+    subsets : which subsets.
+    valid : names of tracks that are of split `valid`, not `train`; the official ones are `musdb18.VALIDATION_TRACKS`,
+        which are not looked up here since that takes more than NumPy. Names that are not there do not matter.
 
     Raises
     ------
@@ -107,14 +115,14 @@ def open_waves(root: str | Path, *, signals: Sequence[str] | None = None, subset
         A file is no 16-bit wav, or differs from the others in rate, channels or, within a track, length.
     """
     folder = Path(root)
+    folders = [(subset, track) for subset in subsets for track in _folders(folder / subset)]
+    present = [(subset, track.name, files) for subset, track in folders if (files := _waves(track))]
+    counts = Counter(name for _, name, _ in present)
     found: dict[str, dict[str, Path]] = {}
     splits: dict[str, tuple[str, ...]] = {}
-    for subset in subsets:
-        for track in _folders(folder / subset):
-            files = {path.name[:-4]: path for path in sorted(track.glob("*.wav")) if not path.name.startswith(".")}
-            if files:
-                name = track.name if track.name not in found else f"{subset}/{track.name}"
-                found[name], splits[name] = files, (subset,)
+    for subset, track, files in present:
+        name = track if counts[track] == 1 else f"{subset}/{track}"
+        found[name], splits[name] = files, ("valid" if subset == "train" and track in valid else subset,)
     if not found:
         looked = ", ".join(str(folder / subset / "TRACK" / "mixture.wav") for subset in subsets)
         raise DatasetError(f"{folder}: no tracks with wav files (looked for {looked})")
@@ -136,6 +144,11 @@ def _folders(subset: Path) -> list[Path]:
         return []
     except OSError as error:
         raise DatasetError(f"{subset}: cannot be listed: {error.strerror}") from error
+
+
+def _waves(track: Path) -> dict[str, Path]:
+    """Return the wav files in a track's folder, by name less `.wav`."""
+    return {path.name[:-4]: path for path in sorted(track.glob("*.wav")) if not path.name.startswith(".")}
 
 
 def _common(found: Mapping[str, Mapping[str, Path]]) -> tuple[str, ...]:
@@ -172,10 +185,15 @@ def _read_header(path: Path) -> _Pcm:
 
 def _locate(path: Path, layout: tuple[int, ...], offset: int, nb_bytes: int, nb_left: int) -> _Pcm:
     """Return where the samples are, from a wav file's format and its data chunk."""
-    tag, nb_channels, sample_rate, _, _, nb_bits = layout
+    tag, nb_channels, sample_rate, _, nb_bytes_each, nb_bits = layout
     if tag != _PCM or nb_bits != 16 or not nb_channels or not sample_rate:
         what = f"{nb_bits}-bit {'integers' if tag == _PCM else 'floats' if tag == 3 else f'of format {tag}'}"
         raise AudioError(f"{path}: {what}, expected 16-bit integers: musdbkit convert --subtype PCM_16 writes those")
+    if nb_bytes_each != 2 * nb_channels:
+        raise AudioError(
+            f"{path}: {nb_bytes_each} bytes for {nb_channels} channel(s) of 16 bits, expected {2 * nb_channels}: "
+            "the header is damaged"
+        )
     if nb_bytes == _UNKNOWN_SIZE:
         nb_bytes = nb_left
     if nb_bytes > nb_left:

@@ -86,7 +86,7 @@ def loaded(statement: str) -> set[str]:
     return HEAVY & {name.partition(".")[0] for name in result.stdout.rpartition("loaded")[2].split()}
 
 
-COMMANDS = [[], ["synth"], ["check"], ["convert"], ["make-csv"], ["oracle"], ["score"], ["demo"]]
+COMMANDS = [[], ["synth"], ["check"], ["convert"], ["make-csv"], ["oracle"], ["score"], ["demo"], ["cache"]]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: " ".join(command) or "musdbkit")
