@@ -26,7 +26,7 @@ import numpy as np
 import scipy.fft
 import soundfile
 
-from musdbkit import audio, caching
+from musdbkit import audio, cache_request, caching
 from musdbkit.cache import Cache, open_cache
 from musdbkit.demo import find_excerpt
 from musdbkit.musdb18 import STREAMS
@@ -174,9 +174,9 @@ def compare_reads(cache: Cache, runs: int) -> None:
 def peak_memory() -> float:
     """Return the largest memory of a process that builds a cache of one 10-minute track, in MB."""
     write_tracks(Path("long"), 1, 600)
-    request = "caching.find_request(pathlib.Path('long'), 'spleeter')"
+    request = "cache_request.find_request(pathlib.Path('long'), 'spleeter')"
     parallel = "tracks.Parallel(1)"
-    code = "import pathlib\nfrom musdbkit import caching, tracks\n"
+    code = "import pathlib\nfrom musdbkit import cache_request, caching, tracks\n"
     code += f"caching.build({request}, pathlib.Path('long-cache'), parallel={parallel})\n"
     code += "print(pathlib.Path('/proc/self/status').read_text())"
     status = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
@@ -214,7 +214,7 @@ def main() -> None:
             ratio = f"{statistics.median(a / b for a, b in zip(peer, times, strict=True)):.1f}" if peer else ""
             print(f"| musdbkit cache, {dtype}, --jobs {jobs} | {1000 * statistics.median(times):.2f} | {ratio} |")
 
-        request = caching.read_request(Path("musdb_4stems.json"), Path("musdb"))
+        request = cache_request.read_request(Path("musdb_4stems.json"), Path("musdb"))
         paths = [path for track in request.tracks for path in track.files.values()]
         built, bare = [], []
         for _ in range(options.runs):

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from musdbkit import audio, caching
+from musdbkit import audio, cache_request, caching
 from musdbkit.cache import DTYPES, open_cache
 from musdbkit.demo import find_excerpt
 from musdbkit.metrics import usdr
@@ -63,7 +63,7 @@ def measure() -> dict[str, tuple[float, float, float]]:
         for stem, samples in integers.items():
             soundfile.write(folder / "musdb" / "train" / "excerpt" / f"{stem}.wav", samples, 44100)
         for dtype in DTYPES:
-            request = caching.find_request(folder / "musdb", "spleeter", dtype=dtype)
+            request = cache_request.find_request(folder / "musdb", "spleeter", dtype=dtype)
             caching.build(request, folder / dtype)
             cache = open_cache(folder / dtype)
             cached = cache.segment("excerpt", 0, cache.nb_frames("excerpt"))

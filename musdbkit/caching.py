@@ -1,8 +1,7 @@
 """Building the spectrogram cache: what training reads, computed once.
 
-Reads a Spleeter configuration with its CSVs and the wav or flac files that they name, or a dataset in the `wav` or `hq`
-layout. Writes the files that `cache` describes, and nothing at what a configuration calls `training_cache`: that is
-Spleeter's own.
+Reads the wav or flac files that a request of `cache_request` names. Writes the files that `cache` describes, and
+nothing at what a configuration calls `training_cache`: that is Spleeter's own.
 
 Conventions: an array is valid while its parameters, the content of its source and its length are what is asked for;
 what is not is stale, and only that is computed again. A track's folder is whole or not there; it is locked while it is
@@ -13,25 +12,20 @@ it is changed, .npy files that its record does not list are removed.
 
 import contextlib
 import functools
-import hashlib
-import io
 import os
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from stat import S_ISREG
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from musdbkit import audio, musdb18
+from musdbkit import audio
 from musdbkit.cache import (
     DTYPES,
     INDEX,
     MIXTURE,
-    NB_LEVELS,
     RECORD,
     Entry,
     Index,
@@ -39,77 +33,17 @@ from musdbkit.cache import (
     Parameters,
     Record,
     Source,
-    check_folder,
-    check_name,
     read_index,
     read_record,
 )
+from musdbkit.cache_arrays import array_bytes, array_shape, identify, write_array
+from musdbkit.cache_request import Request, Wanted
 from musdbkit.convert import NEW, OLD, Totals, Written, add_up, partial_folder, remove_partials, write_record
-from musdbkit.errors import AudioError, DatasetError, ParameterError
-from musdbkit.spleeter_files import Row, SpleeterConfig, read_config, read_csv
-from musdbkit.stft import PRESETS as TRANSFORMS
-from musdbkit.stft import StftParams, magnitude
-from musdbkit.tracks import (
-    ALL_CORES,
-    PARTIAL_PREFIX,
-    Outcome,
-    Parallel,
-    find_tracks,
-    for_each,
-    free_bytes,
-    nb_cores,
-)
-
-PRESETS: Final = {"spleeter": 1024, "openunmix": 2049}
-"""Transforms that a dataset can be cached with, by the names of `stft.PRESETS`, and how many bins their models read."""
+from musdbkit.errors import AudioError, DatasetError
+from musdbkit.tracks import ALL_CORES, PARTIAL_PREFIX, Outcome, Parallel, for_each, free_bytes, nb_cores
 
 _NB_NAMES: Final = 5  # in a line of text
-_BLOCK_FRAMES: Final = 64  # half a MB of magnitudes at a time
 _HEAP_BYTES: Final = 2**24
-_LARGEST: Final = {
-    name: float(np.finfo(dtype).max)
-    for name, dtype in (("float16", np.float16), ("float32", np.float32), ("uint8", np.float32))
-}
-_FLOOR: Final = 1e-9  # magnitude; and 100 dB below the greatest: below them Spleeter's uint8 knows no difference
-_SPAN_DECIBELS: Final = 100.0
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """One track to cache.
-
-    Attributes
-    ----------
-    name : which no other track of the request has.
-    folder : where its arrays go, relative to the cache.
-    splits : what it is for: `train`, `valid` or `test`, or several of them.
-    files : the wav or flac file of each signal.
-    """
-
-    name: str
-    folder: str
-    splits: tuple[str, ...]
-    files: dict[str, Path]
-
-
-@dataclass(frozen=True)
-class Request:
-    """What a cache is to hold; `read_request` and `find_request` make one.
-
-    Attributes
-    ----------
-    parameters : what the arrays are to be.
-    signals : `mixture` and the targets.
-    tracks : tracks.
-    nb_frames : length of the segments that are to be read.
-    reserved : paths that are not to be written to.
-    """
-
-    parameters: Parameters
-    signals: tuple[str, ...]
-    tracks: tuple[Wanted, ...]
-    nb_frames: int = 1
-    reserved: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -198,186 +132,6 @@ class _State:
     touched: bool  # a source was changed and has the same content
 
 
-# What to cache
-
-
-def find_dtype(out: Path) -> str:
-    """Return the dtype of the cache in a folder; `float16` where there is none."""
-    try:
-        return read_index(out).parameters.dtype
-    except DatasetError:
-        return DTYPES[0]
-
-
-def read_request(config: Path, root: Path, dtype: str = DTYPES[0]) -> Request:
-    """Return what a Spleeter configuration trains and validates on.
-
-    Parameters
-    ----------
-    config : the JSON file. The paths in it are relative to the current folder, as Spleeter takes them.
-    root : the dataset's root, that the paths in the CSVs are relative to.
-    dtype : one of `cache.DTYPES`.
-
-    Raises
-    ------
-    DatasetError
-        The configuration or a CSV cannot be read, or a path leads out of the root.
-    ParameterError
-        A value cannot be used.
-    """
-    settings = read_config(config)
-    if settings.n_fft & (settings.n_fft - 1):
-        raise ParameterError(
-            f"{config}: frame_length is {settings.n_fft}, expected a power of two: "
-            "Spleeter transforms frames of other lengths with zeros behind them"
-        )
-    transform = replace(TRANSFORMS["spleeter"], n_fft=settings.n_fft, hop_length=settings.hop_length)
-    signals = (MIXTURE, *settings.targets)
-    if len({settings.mixture, *signals}) < len(signals) + (settings.mixture != MIXTURE):
-        raise ParameterError(f"{config}: instrument_list is {', '.join(settings.targets)}: expected distinct names")
-    try:
-        signals = tuple(map(check_name, signals))
-    except ParameterError as error:
-        raise ParameterError(f"{config}: instrument_list: {error}") from error
-    rows: dict[PurePosixPath, tuple[Row, list[str]]] = {}
-    for split, path in (("train", settings.train_csv), ("valid", settings.validation_csv)):
-        for row in _read_rows(path, settings):
-            known, splits = rows.setdefault(row.files[MIXTURE], (row, []))
-            if known.files != row.files:
-                raise DatasetError(f"{path}: {row.files[MIXTURE]} is in two rows with different stems: correct one")
-            splits += [split] if split not in splits else []
-    try:
-        folders = _choose_folders(list(rows))
-    except ParameterError as error:
-        raise DatasetError(f"{settings.train_csv}, {settings.validation_csv}: {error}") from error
-    names = Counter([*folders.values(), *(row.name for row, _ in rows.values() if row.name)])
-    tracks = tuple(
-        Wanted(
-            row.name if names[row.name] == 1 + (row.name == folders[mixture]) else folders[mixture],
-            folders[mixture],
-            tuple(splits),
-            {signal: root / row.files[signal] for signal in signals},
-        )
-        for mixture, (row, splits) in rows.items()
-    )
-    caches = (settings.training_cache, settings.validation_cache)
-    return Request(
-        _parameters(transform, settings.sample_rate, settings.nb_channels, settings.nb_bins, dtype),
-        signals,
-        tracks,
-        settings.nb_frames,
-        tuple(path for path in caches if path is not None),
-    )
-
-
-def find_request(
-    root: Path,
-    preset: str,
-    *,
-    targets: Sequence[str] = musdb18.STEMS,
-    subsets: Sequence[str] = ("train",),
-    dtype: str = DTYPES[0],
-) -> Request:
-    """Return all tracks of a dataset of wav files, with a transform of the field's.
-
-    Parameters
-    ----------
-    root : the dataset's root, in the `wav` or `hq` layout.
-    preset : one of `PRESETS`.
-    targets : names of files, less `.wav` or `.flac`, beside the mixture.
-    subsets : which subsets.
-    dtype : one of `cache.DTYPES`.
-
-    Raises
-    ------
-    DatasetError
-        There are no tracks of wav files.
-    ParameterError
-        There is no such preset, or a target is named twice.
-    """
-    if preset not in PRESETS:
-        raise ParameterError(f"preset is {preset}, expected {' or '.join(PRESETS)}")
-    signals = (MIXTURE, *map(check_name, targets))
-    if len(set(signals)) < len(signals) or len(signals) == 1:
-        raise ParameterError(f"targets {', '.join(targets) or '(none)'}: expected distinct ones beside the mixture")
-    found = find_tracks(root, subsets, complete=False)
-    if found[0].layout == "stems":
-        raise DatasetError(f"{root}: stem files, expected wav files: convert them first: musdbkit convert {root}")
-    names = [track.name for track in found]
-    tracks = tuple(
-        Wanted(
-            track.name if names.count(track.name) == 1 else track.key,
-            track.key,
-            (track.split,),
-            {signal: track.file(signal) for signal in signals},
-        )
-        for track in found
-    )
-    rates: Counter[int] = Counter()
-    for track in tracks:
-        with contextlib.suppress(AudioError):  # which is said when the track is built
-            rates[audio.info(track.files[MIXTURE]).sample_rate] += 1
-    sample_rate = rates.most_common(1)[0][0] if rates else musdb18.SAMPLE_RATE
-    return Request(
-        _parameters(TRANSFORMS[preset], sample_rate, musdb18.NB_CHANNELS, PRESETS[preset], dtype), signals, tracks
-    )
-
-
-def _parameters(transform: StftParams, sample_rate: int, nb_channels: int, nb_bins: int, dtype: str) -> Parameters:
-    """Return what arrays of a transform are."""
-    return Parameters(transform.n_fft, transform.hop_length, transform.window, sample_rate, nb_channels, nb_bins, dtype)
-
-
-def _read_rows(path: Path, settings: SpleeterConfig) -> list[Row]:
-    """Return the rows of a CSV, none of which leads out of the dataset."""
-    try:
-        rows = read_csv(path, settings)
-    except DatasetError as error:
-        if not path.is_absolute() and not path.exists():
-            raise DatasetError(
-                f"{error} (Spleeter, too, looks for it from the current folder, {Path.cwd()})"
-            ) from error
-        raise
-    for row in rows:
-        for signal, file in row.files.items():
-            if file.is_absolute() or ".." in file.parts:
-                raise DatasetError(f"{path}: {signal} {file}: expected a path inside the dataset's folder")
-    return rows
-
-
-def _choose_folders(mixtures: Sequence[PurePosixPath]) -> dict[PurePosixPath, str]:
-    """Return a folder of its own for each track: its mixture's, or where others are in or below that, one below it."""
-    parents = Counter(mixture.parent for mixture in mixtures)
-    above = {folder for parent in parents for folder in parent.parents}
-    folders = {}
-    for mixture in mixtures:
-        stem = mixture.name.rpartition(".")[0]
-        if mixture.parent.name and parents[mixture.parent] == 1 and mixture.parent not in above:
-            folders[mixture] = mixture.parent
-        else:
-            folders[mixture] = mixture.parent / (stem if stem.strip(".") else mixture.name)
-    for mixture in _find_clashes(folders):
-        if folders[mixture] != mixture.parent:
-            folders[mixture] = mixture  # a.wav beside a.flac, or beside a/mixture.wav
-    if clashes := _find_clashes(folders):
-        raise ParameterError(f"{clashes[0]}: expected a folder with no other track in or below it")
-    for mixture, folder in folders.items():
-        if folder.parts[0] == INDEX or any(part.startswith(PARTIAL_PREFIX) for part in folder.parts):
-            raise ParameterError(f"{mixture}: the cache has files of that name: expected another")
-    return {mixture: check_folder(str(folder)) for mixture, folder in folders.items()}
-
-
-def _find_clashes(folders: Mapping[PurePosixPath, PurePosixPath]) -> list[PurePosixPath]:
-    """Return the tracks whose folder is that of another, or above or below it."""
-    counts = Counter(folders.values())
-    above = {parent for folder in counts for parent in folder.parents}
-    return [
-        track
-        for track, folder in folders.items()
-        if counts[folder] > 1 or folder in above or any(parent in counts for parent in folder.parents)
-    ]
-
-
 # Building
 
 
@@ -393,7 +147,7 @@ def build(
     """Bring a cache up to date and return what was done, by track.
 
     Arrays that are valid are left alone. Those that are not are computed again; nothing else is. What a killed run left
-    unfinished is done anew. Two runs at once share the work.
+    unfinished is done anew. Two runs at once wait for each other, track by track.
 
     Parameters
     ----------
@@ -525,49 +279,21 @@ def _in_one_line(job: _Job) -> Iterator[None]:
 def _describe(job: _Job, state: _State) -> Cached:
     """Return what would be done for a track."""
     status = "already there" if not state.stale else "to rebuild" if job.folder.exists() else "to build"
-    nb_bytes = len(state.stale) * _array_bytes(job.parameters, state.nb_samples)
+    nb_bytes = len(state.stale) * array_bytes(job.parameters, state.nb_samples)
     return _cached(job, state, status, nb_bytes)
 
 
 def _cached(job: _Job, state: _State, status: str, nb_bytes: int) -> Cached:
     """Return what is said of a track."""
     seconds = state.nb_samples / job.parameters.sample_rate
-    return Cached(status, job.folder, seconds, nb_bytes, _shape(job.parameters, state.nb_samples)[0], state.stale)
-
-
-def _array_bytes(parameters: Parameters, nb_samples: int) -> int:
-    """Return the size of an array's file."""
-    shape = _shape(parameters, nb_samples)
-    return len(_header(parameters, nb_samples)) + int(np.prod(shape)) * np.dtype(parameters.dtype).itemsize
-
-
-def _shape(parameters: Parameters, nb_samples: int) -> tuple[int, int, int]:
-    """Return the shape of an array."""
-    return _transform(parameters).nb_frames(nb_samples), parameters.nb_bins, parameters.nb_channels
-
-
-def _transform(parameters: Parameters) -> StftParams:
-    """Return the transform that arrays are made with."""
-    return StftParams(parameters.n_fft, parameters.hop_length, parameters.window)
-
-
-def _header(parameters: Parameters, nb_samples: int) -> bytes:
-    """Return how an array's file begins."""
-    text = io.BytesIO()
-    description = {
-        "descr": np.dtype(parameters.dtype).newbyteorder("<").str,
-        "fortran_order": False,
-        "shape": _shape(parameters, nb_samples),
-    }
-    np.lib.format.write_array_header_1_0(text, description)
-    return text.getvalue()
+    return Cached(status, job.folder, seconds, nb_bytes, array_shape(job.parameters, state.nb_samples)[0], state.stale)
 
 
 def _check_room(out: Path, states: Sequence[_State], parameters: Parameters, parallel: Parallel) -> None:
     """Refuse to start what the disk cannot hold."""
     if not states:
         return
-    sizes = [_array_bytes(parameters, state.nb_samples) for state in states]
+    sizes = [array_bytes(parameters, state.nb_samples) for state in states]
     new = [len(state.stale) * size for state, size in zip(states, sizes, strict=True)]
     old = [state.nb_replaced for state in states]
     # Old arrays go when a track's new ones are whole, so for each worker one track's may be there twice.
@@ -607,7 +333,7 @@ def _compare(job: _Job, folder: Path) -> _State:
             reason = "its file is missing, or has another size"
         if not reason and signal in signals:
             file = job.track.files[signal]
-            known[signal] = _identify(file, job.known.get(signal), entry.source)
+            known[signal] = identify(file, job.known.get(signal), entry.source)
             if known[signal].sha256 != entry.source.sha256:
                 reason = f"{file.name} has changed"
             elif known[signal] != entry.source:
@@ -672,22 +398,6 @@ def _measure(job: _Job) -> int:
     return length
 
 
-def _identify(path: Path, *known: Source | None) -> Source:
-    """Return what a file is; its hash is computed unless it is known and the file was not touched since."""
-    stat = path.stat()
-    for source in known:
-        if source is not None and _stamp(source) == (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns):
-            return source
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return Source(stat.st_size, digest, stat.st_mtime_ns, stat.st_ctime_ns)
-
-
-def _stamp(source: Source) -> tuple[int, int, int]:
-    """Return by what a file that was not touched is known."""
-    return source.nb_bytes, source.mtime_ns, source.ctime_ns
-
-
 def _build_track(job: _Job) -> Cached:
     """Bring one track's folder up to date."""
     # Once it has freed a block of this size, glibc keeps up to twice as much instead of giving it back to the system;
@@ -700,9 +410,18 @@ def _build_track(job: _Job) -> Cached:
             state = _compare(job, current)  # again: another run may have been here before the lock
             nb_bytes = 0
             if _needs_work(state) or current != job.folder:
-                made = {s: _write_array(job, s, state, partial / NEW) for s in state.stale}
+                made = {
+                    signal: write_array(
+                        job.track.files[signal],
+                        partial / NEW / f"{signal}.npy",
+                        job.parameters,
+                        state.nb_samples,
+                        state.known.get(signal),
+                    )
+                    for signal in state.stale
+                }
                 nb_bytes = sum(entry.nb_bytes for entry in made.values())
-                nb_frames = _shape(job.parameters, state.nb_samples)[0]
+                nb_frames = array_shape(job.parameters, state.nb_samples)[0]
                 record = Record(job.parameters, state.nb_samples, nb_frames, state.kept | made)
                 _replace(job.folder, current, partial, record, made)
         status = "already there" if not state.stale else "built" if fresh else "rebuilt"
@@ -732,111 +451,6 @@ def _replace(folder: Path, current: Path, partial: Path, record: Record, made: M
         (partial / NEW / f"{signal}.npy").rename(hidden / f"{signal}.npy")
     write_record(hidden / RECORD, record.to_json(), partial / NEW)
     hidden.rename(folder)
-
-
-def _write_array(job: _Job, signal: str, state: _State, folder: Path) -> Entry:
-    """Write the array of one signal into a folder; return its entry in the record."""
-    path = job.track.files[signal]
-    source = _identify(path, state.known.get(signal))
-    blocks = _magnitudes(path, job.parameters)
-    lo = hi = None
-    if job.parameters.dtype == "uint8":  # whose range is known only at the end
-        unscaled = folder / f"{signal}.magnitudes"
-        lo, hi = _store(blocks, unscaled)
-        blocks = _restore(unscaled, job.parameters)
-    digest = hashlib.sha256()
-    out = folder / f"{signal}.npy"
-    with out.open("wb") as file:
-        for data in _encode(blocks, job, lo, hi, _header(job.parameters, state.nb_samples)):
-            file.write(data)
-            digest.update(data)
-    if _stamp(source) != _stamp(_identify(path, source)):
-        raise AudioError(f"{path}: changed while it was read: run again")
-    nb_bytes = out.stat().st_size
-    if nb_bytes != _array_bytes(job.parameters, state.nb_samples):
-        raise AudioError(f"{path}: changed while it was read: run again", "length")
-    return Entry(source, nb_bytes, digest.hexdigest(), lo, hi)
-
-
-def _magnitudes(path: Path, parameters: Parameters) -> Iterator[NDArray[np.float32]]:
-    """Yield a file's magnitudes in blocks [shape=(_BLOCK_FRAMES or fewer, nb_bins, nb_channels)].
-
-    Those that cannot be stored are refused.
-    """
-    overlap = parameters.n_fft - parameters.hop_length
-    size = _BLOCK_FRAMES * parameters.hop_length + overlap
-    transform = _transform(parameters)
-    for block in audio.read_overlapping(path, size, overlap):
-        with np.errstate(invalid="ignore", over="ignore"):
-            magnitudes = magnitude(block, transform, nb_bins=parameters.nb_bins, workers=1)
-        largest = float(magnitudes.max(initial=0))
-        if not largest <= _LARGEST[parameters.dtype]:  # so written, NaN is refused, too
-            raise AudioError(
-                f"{path}: a magnitude of {largest:.3g}, expected at most {_LARGEST[parameters.dtype]:.3g}: "
-                "correct the file" + (", or use --dtype float32" if np.isfinite(largest) else "")
-            )
-        yield magnitudes
-
-
-def _encode(
-    blocks: Iterator[NDArray[np.float32]], job: _Job, lo: float | None, hi: float | None, header: bytes
-) -> Iterator[Any]:
-    """Yield what an array's file holds."""
-    yield header
-    dtype = np.dtype(job.parameters.dtype).newbyteorder("<")
-    for block in blocks:
-        if lo is not None and hi is not None:
-            yield _quantise(block, lo, hi).data
-            continue
-        yield (_to_half(block) if dtype.itemsize == 2 else block.astype(dtype, copy=False)).data
-
-
-def _to_half(magnitudes: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """Return the bits of magnitudes of up to 65504 as float16, rounded to the nearest (halves to even).
-
-    As astype, which takes three times as long, and forty times for numbers below 6e-5, of which quiet music is full.
-    """
-    bits = magnitudes.view(np.uint32)
-    halves = bits + (np.uint32(0xC8000FFF) + ((bits >> np.uint32(13)) & np.uint32(1)))  # exponent less 112, rounding
-    halves >>= np.uint32(13)
-    small = magnitudes < np.float32(2.0**-14)
-    if small.any():  # adding 0.5 leaves multiples of 2**-24 in the lowest bits
-        np.copyto(halves, (magnitudes + np.float32(0.5)).view(np.uint32) - np.uint32(0x3F000000), where=small)
-    return halves.astype("<u2")
-
-
-def _store(blocks: Iterable[NDArray[np.float32]], path: Path) -> tuple[float, float]:
-    """Write magnitudes to a file for the time being; return their least and greatest level in dB, as Spleeter cuts."""
-    least, greatest = np.inf, 0.0
-    with path.open("wb") as file:
-        for block in blocks:
-            file.write(block.data)
-            if block.size:
-                least, greatest = min(least, float(block.min())), max(greatest, float(block.max()))
-    low, high = _decibels(np.array((min(least, greatest), greatest), np.float32))
-    return max(float(low), float(high - np.float32(_SPAN_DECIBELS))), float(high)
-
-
-def _restore(path: Path, parameters: Parameters) -> Iterator[NDArray[np.float32]]:
-    """Yield the magnitudes in a file that `_store` wrote, and remove it."""
-    shape = (-1, parameters.nb_bins, parameters.nb_channels)
-    with path.open("rb") as file:
-        while (block := np.fromfile(file, np.float32, _BLOCK_FRAMES * shape[1] * shape[2])).size:
-            yield block.reshape(shape)
-    path.unlink()
-
-
-def _decibels(magnitudes: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return levels in dB."""
-    return np.log(np.maximum(magnitudes, np.float32(_FLOOR))) * np.float32(20 / np.log(10))
-
-
-def _quantise(magnitudes: NDArray[np.float32], lo: float, hi: float) -> NDArray[np.uint8]:
-    """Return the uint8 codes of magnitudes."""
-    codes = _decibels(magnitudes)
-    codes -= np.float32(lo)
-    codes *= np.float32(NB_LEVELS / (hi - lo + 1e-16))
-    return np.clip(codes, 0, 255, out=codes).astype(np.uint8)
 
 
 def _write_index(request: Request, out: Path, done: Mapping[str, Cached]) -> None:
@@ -1004,9 +618,9 @@ def _compare_hashes(job: _Job, index: Index) -> int:
         entry = record.signals[signal]  # type: ignore[union-attr]
         path = job.folder / f"{signal}.npy"
         nb_bytes += entry.nb_bytes
-        if _identify(path).sha256 != entry.sha256:
+        if identify(path).sha256 != entry.sha256:
             problems.append(f"{path.name} is not what was written: remove it and run musdbkit cache again")
-        if signal in job.track.files and _identify(job.track.files[signal]).sha256 != entry.source.sha256:
+        if signal in job.track.files and identify(job.track.files[signal]).sha256 != entry.source.sha256:
             problems.append(f"{job.track.files[signal]} has changed: run musdbkit cache again")
     if problems:
         raise DatasetError(f"{job.folder}: {'; '.join(problems)}")

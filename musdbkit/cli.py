@@ -18,7 +18,7 @@ from musdbkit import __version__
 from musdbkit.errors import MusdbkitError, ParameterError, printable
 
 if TYPE_CHECKING:
-    from musdbkit.caching import Request
+    from musdbkit.cache_request import Request
     from musdbkit.convert import Totals
     from musdbkit.tracks import Parallel
 
@@ -340,7 +340,7 @@ def cache(
     as_json: Json = False,
 ) -> None:
     """Compute the spectrograms that training reads, once, into memory-mappable files."""
-    from musdbkit import caching, musdb18
+    from musdbkit import cache_request, caching, musdb18
     from musdbkit.tracks import default_root
 
     if info and verify:
@@ -356,12 +356,14 @@ def cache(
     if config is not None or preset is not None:
         root = default_root(musdb, wav=True)
         _say_paths(musdb=root, out=out)
-        kind = dtype or caching.find_dtype(out)
+        kind = dtype or cache_request.find_dtype(out)
         if preset is not None:
             signals = musdb18.STEMS if targets is None else _split(targets)
-            request = caching.find_request(root, preset, targets=signals, subsets=(subset or "train",), dtype=kind)
+            request = cache_request.find_request(
+                root, preset, targets=signals, subsets=(subset or "train",), dtype=kind
+            )
         elif config is not None:
-            request = caching.read_request(config, root, kind)
+            request = cache_request.read_request(config, root, kind)
     if info or verify:
         _look_at_cache(out, request, verify, as_json, parallel)
         return

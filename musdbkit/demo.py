@@ -18,6 +18,7 @@ import numpy as np
 from musdbkit import caching
 from musdbkit.audio import info
 from musdbkit.cache import Cache, open_cache
+from musdbkit.cache_request import Request, find_request, read_request
 from musdbkit.check import check, print_result
 from musdbkit.convert import convert
 from musdbkit.errors import MissingDependencyError, MusdbkitError, printable
@@ -100,14 +101,14 @@ def demo(out: Path, console: "Console", *, parallel: Parallel) -> None:
         f"musdbkit cache {spleeter}/musdb_2stems.json --musdb {wav} --out {cache}",
         "the spectrograms that training reads",
     )
-    _cache(console, caching.read_request(spleeter / "musdb_2stems.json", wav), cache, parallel)
+    _cache(console, read_request(spleeter / "musdb_2stems.json", wav), cache, parallel)
     cache = out / "cache-openunmix"
     _head(
         console,
         f"musdbkit cache --preset openunmix --musdb {wav} --subset test --out {cache}",
         "the same of any tracks, without a configuration",
     )
-    _cache(console, caching.find_request(wav, "openunmix", subsets=("test",)), cache, parallel)
+    _cache(console, find_request(wav, "openunmix", subsets=("test",)), cache, parallel)
     name = excerpt.name.removesuffix(STEM_SUFFIX)
     picture = out / f"{name}.png"
     draw_spectrogram(open_cache(cache), name, "mixture", picture)
@@ -179,7 +180,7 @@ def draw_spectrogram(cache: Cache, track: str, signal: str, path: Path) -> None:
     partial.replace(path)
 
 
-def _cache(console: "Console", request: caching.Request, folder: Path, parallel: Parallel) -> None:
+def _cache(console: "Console", request: Request, folder: Path, parallel: Parallel) -> None:
     """Build a cache and print what it holds."""
     _stop_at(caching.build(request, folder, parallel=parallel).failed)
     for line in caching.describe_info(caching.inspect(folder)):

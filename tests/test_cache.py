@@ -27,7 +27,8 @@ from musdbkit.cache import (
     read_index,
     read_record,
 )
-from musdbkit.caching import Request, Wanted, build
+from musdbkit.cache_request import Request, Wanted
+from musdbkit.caching import build
 from musdbkit.errors import DatasetError, ParameterError
 from musdbkit.tracks import Parallel
 

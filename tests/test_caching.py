@@ -24,9 +24,10 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
-from musdbkit import caching
+from musdbkit import cache_arrays, cache_request, caching
 from musdbkit.cache import INDEX, RECORD, Index, IndexedTrack, Parameters, open_cache, read_index, read_record
-from musdbkit.caching import Request, Result, Wanted, build, find_request, inspect, read_request, verify
+from musdbkit.cache_request import Request, Wanted, find_request, read_request
+from musdbkit.caching import Result, build, inspect, verify
 from musdbkit.errors import AudioError, DatasetError, MusdbkitError, ParameterError
 from musdbkit.tracks import Parallel
 
@@ -214,7 +215,7 @@ def test_arrays_are_the_magnitudes_by_their_definition(site: Site, suffix: str, 
     assert not site.build(site.request("A", parameters=parameters, suffix=suffix)).failed
     for each in SIGNALS:
         expected = magnitudes(site.root / "A" / f"{each}.{suffix}", parameters)
-        assert len(expected) > 2 * caching._BLOCK_FRAMES  # several blocks, and a part of one
+        assert len(expected) > 2 * cache_arrays._BLOCK_FRAMES  # several blocks, and a part of one
         got = np.load(site.out / "A" / f"{each}.npy")
         assert got.dtype == np.float32
         assert got.shape == expected.shape == (184, 20, nb_channels)
@@ -292,7 +293,7 @@ def test_float16_is_rounded_as_numpy_rounds(rng: np.random.Generator) -> None:
     tiny = np.arange(1, 5000, dtype=np.uint32)  # float32's own subnormals
     values = np.concatenate([exact, *near, bits.view(np.float32), tiny.view(np.float32)])
     values = values[values <= 65504]
-    np.testing.assert_array_equal(caching._to_half(values), values.astype(np.float16).view(np.uint16))
+    np.testing.assert_array_equal(cache_arrays._to_half(values), values.astype(np.float16).view(np.uint16))
 
 
 # What is computed again
@@ -669,7 +670,7 @@ def test_other_values_that_cannot_be_used(site: Site, monkeypatch: pytest.Monkey
     ],
 )
 def test_each_track_has_a_folder_and_a_name_of_its_own(mixtures: list[str], folders: list[str]) -> None:
-    chosen = caching._choose_folders([PurePosixPath(mixture) for mixture in mixtures])
+    chosen = cache_request._choose_folders([PurePosixPath(mixture) for mixture in mixtures])
     assert [chosen[PurePosixPath(mixture)] for mixture in mixtures] == folders
     for one in chosen.values():
         assert sum(each == one or each.startswith(f"{one}/") for each in chosen.values()) == 1
@@ -686,7 +687,7 @@ def test_each_track_has_a_folder_and_a_name_of_its_own(mixtures: list[str], fold
 )
 def test_folders_that_cannot_be_are_refused(mixtures: list[str]) -> None:
     with pytest.raises(ParameterError, match=r"expected (a folder with no other track|another)"):
-        caching._choose_folders([PurePosixPath(mixture) for mixture in mixtures])
+        cache_request._choose_folders([PurePosixPath(mixture) for mixture in mixtures])
 
 
 def test_names_are_distinct_in_any_layout(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -839,13 +840,13 @@ def test_short_tracks_are_cached_and_named(site: Site) -> None:
 
 def test_a_source_that_changes_while_it_is_read(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     site.add("A")
-    original = caching._header
+    original = cache_arrays._header
 
     def touch(*arguments: Any) -> bytes:
         os.utime(site.root / "A" / "drums.wav", (1, 1))
         return original(*arguments)
 
-    monkeypatch.setattr(caching, "_header", touch)
+    monkeypatch.setattr(cache_arrays, "_header", touch)
     result = site.build(site.request("A"))
     assert "changed while it was read: run again" in result.failed["A"]
     assert not (site.out / "A").exists()
@@ -1211,5 +1212,5 @@ def test_errors_of_the_system_name_the_file(site: Site, monkeypatch: pytest.Monk
 def test_magnitudes_are_checked_where_they_are_made(site: Site) -> None:
     folder = site.add("A", subtype="FLOAT", level=1e4)
     with pytest.raises(AudioError, match=r"mixture\.wav: a magnitude of .*, expected at most 6\.55e\+04"):
-        list(caching._magnitudes(folder / "mixture.wav", SMALL))
-    assert len(list(caching._magnitudes(folder / "mixture.wav", replace(SMALL, dtype="uint8")))) == 3
+        list(cache_arrays._magnitudes(folder / "mixture.wav", SMALL))
+    assert len(list(cache_arrays._magnitudes(folder / "mixture.wav", replace(SMALL, dtype="uint8")))) == 3

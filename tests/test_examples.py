@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from musdbkit.caching import build, find_request
+from musdbkit.cache_request import find_request
+from musdbkit.caching import build
 from musdbkit.synth import synth
 
 REPOSITORY = Path(__file__).parent.parent

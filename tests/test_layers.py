@@ -23,6 +23,8 @@ LAYERS = [
     "segments",
     "waves",
     "cache",
+    "cache_request",
+    "cache_arrays",
     "caching",
     "metrics",
     "bsseval",

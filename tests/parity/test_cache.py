@@ -11,7 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from musdbkit.cache import open_cache
-from musdbkit.caching import build, read_request
+from musdbkit.cache_request import read_request
+from musdbkit.caching import build
 from musdbkit.spleeter_files import make_csv
 from musdbkit.synth import synth
 from musdbkit.tracks import Parallel
