@@ -11,6 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from musdbkit.cache_request import Request
+from tests.sites import Site
+
 REPOSITORY = Path(__file__).parent.parent
 
 
@@ -89,3 +92,18 @@ def require_ffmpeg() -> None:
         if os.environ.get("CI"):
             pytest.fail("CI has no ffmpeg program")
         pytest.skip("needs an ffmpeg program")
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site(tmp_path)
+
+
+@pytest.fixture
+def pair(site: Site) -> tuple[Site, Request]:
+    """Two tracks, cached."""
+    site.add("A")
+    site.add("B")
+    request = site.request("A", "B")
+    assert not site.build(request).failed
+    return site, request

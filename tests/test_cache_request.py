@@ -1,0 +1,200 @@
+"""What a spectrogram cache is to hold: configurations, CSVs, names, folders and datasets."""
+
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import pytest
+
+from musdbkit import cache_request
+from musdbkit.cache import Parameters, open_cache
+from musdbkit.cache_request import find_request, read_request
+from musdbkit.caching import build
+from musdbkit.errors import DatasetError, MusdbkitError, ParameterError
+from tests.sites import ONE, SIGNALS, SMALL, Site, magnitudes, statuses
+
+
+def test_a_configuration_as_it_is_meant(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(site.folder)
+    config = site.configure(["train/A", "train/B"], ["train/B", "train/C"])
+    request = read_request(config, Path("wav"), "uint8")
+    assert request == read_request(Path("config.json"), Path("wav"), "uint8")
+    assert request.parameters == replace(SMALL, dtype="uint8")
+    assert request.signals == SIGNALS
+    assert {track.name: track.splits for track in request.tracks} == {
+        "A": ("train",),
+        "B": ("train", "valid"),
+        "C": ("valid",),
+    }
+    assert request.tracks[0].folder == "train/A"
+    assert request.tracks[0].files["drums"] == Path("wav/train/A/drums.wav")
+    assert request.nb_frames == 4
+
+
+def test_paths_of_a_configuration_are_relative_to_the_current_folder(
+    site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    config = site.configure(["train/A"])
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    monkeypatch.chdir(elsewhere)
+    with pytest.raises(DatasetError, match=rf"train\.csv.* from the current folder, {elsewhere}\)"):
+        read_request(config, site.root)
+    monkeypatch.chdir(site.folder)
+    assert len(read_request(config, site.root).tracks) == 1
+
+
+def test_spleeters_own_cache_is_not_written_to(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.add("train/A")
+    monkeypatch.chdir(site.folder)
+    request = read_request(site.configure(["train/A"]), site.root)
+    for out in (Path("spleeter/training"), site.folder / "spleeter" / "x" / ".." / "training"):
+        with pytest.raises(DatasetError, match="Spleeter's own cache by the configuration"):
+            build(request, out, parallel=ONE)
+    assert not (site.folder / "spleeter").exists()
+
+
+@pytest.mark.parametrize("path", ["/etc/mixture.wav", "../A/mixture.wav", "train/../../A/mixture.wav"])
+def test_paths_that_lead_out_of_the_dataset_are_refused(site: Site, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    monkeypatch.chdir(site.folder)
+    config = site.configure(["A"], paths={"A": path})
+    with pytest.raises(DatasetError, match="expected a path inside the dataset's folder"):
+        read_request(config, site.root)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["../x"], "signal '../x': expected a name without slashes"),
+        ([""], "signal '': expected a name"),
+        ([".hid"], "signal '.hid': expected a name"),
+        (["a/b"], "signal 'a/b': expected a name"),
+        (["a\\b"], "expected a name without slashes"),
+        (["mixture"], "expected distinct names"),
+        (["mix"], "expected distinct names"),
+        (["vocals", "vocals"], "expected distinct names"),
+    ],
+)
+def test_hostile_names_of_instruments_are_refused(
+    site: Site, monkeypatch: pytest.MonkeyPatch, names: list[str], message: str
+) -> None:
+    monkeypatch.chdir(site.folder)
+    config = site.configure(["A"], instrument_list=names)
+    with pytest.raises(MusdbkitError) as caught:
+        read_request(config, site.root)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_other_values_that_cannot_be_used(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(site.folder)
+    with pytest.raises(ParameterError, match="frame_length is 96, expected a power of two"):
+        read_request(site.configure(["A"], frame_length=96), site.root)
+    with pytest.raises(ParameterError, match="dtype is int8, expected one of float16, float32, uint8"):
+        read_request(site.configure(["A"]), site.root, "int8")
+    config = site.configure(["A", "B"], paths={"B": "A/mixture.wav"})
+    with pytest.raises(DatasetError, match=r"A/mixture\.wav is in two rows with different stems"):
+        read_request(config, site.root)
+
+
+@pytest.mark.parametrize(
+    ("mixtures", "folders"),
+    [
+        (["train/A/mixture.wav", "train/B/mixture.wav"], ["train/A", "train/B"]),
+        (["A/mixture.wav", "./B//x.wav"], ["A", "B"]),
+        (["mix/1.wav", "mix/2.wav"], ["mix/1", "mix/2"]),
+        (["1.wav", "2.wav"], ["1", "2"]),
+        (["a/A/m.wav", "b/A/m.wav"], ["a/A", "b/A"]),
+        (["a/m.wav", "a/b/m.wav", "a/b/c/m.wav"], ["a/m", "a/b/m", "a/b/c"]),
+        (["x.y - 1.2.wav", "x.y - 1.3.wav"], ["x.y - 1.2", "x.y - 1.3"]),
+        (["mix/1.wav", "mix/1.flac"], ["mix/1.wav", "mix/1.flac"]),
+        (["a/b.wav", "a/c.wav", "a/b/x.wav"], ["a/b.wav", "a/c", "a/b"]),
+        (["a/b.wav", "a/c.wav", "a/b/d/x.wav"], ["a/b.wav", "a/c", "a/b/d"]),
+        (["x.wav", "y/x/m.wav"], ["x", "y/x"]),
+        (["a/.wav", "a/..wav", "a/...wav"], ["a/.wav", "a/..wav", "a/...wav"]),
+    ],
+)
+def test_each_track_has_a_folder_and_a_name_of_its_own(mixtures: list[str], folders: list[str]) -> None:
+    chosen = cache_request._choose_folders([PurePosixPath(mixture) for mixture in mixtures])
+    assert [chosen[PurePosixPath(mixture)] for mixture in mixtures] == folders
+    for one in chosen.values():
+        assert sum(each == one or each.startswith(f"{one}/") for each in chosen.values()) == 1
+
+
+@pytest.mark.parametrize(
+    "mixtures",
+    [
+        ["a/b.wav", "a/c.wav", "a/b.wav/x.wav", "a/b/x.wav"],
+        ["index.json/mixture.wav"],
+        [".musdbkit-0123456789abcdef.partial/mixture.wav"],
+        ["a/.musdbkit-0123456789abcdef.partial/mixture.wav"],
+    ],
+)
+def test_folders_that_cannot_be_are_refused(mixtures: list[str]) -> None:
+    with pytest.raises(ParameterError, match=r"expected (a folder with no other track|another)"):
+        cache_request._choose_folders([PurePosixPath(mixture) for mixture in mixtures])
+
+
+def test_names_are_distinct_in_any_layout(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(site.folder)
+    tracks = ["one/A", "two/A", "B", "flat/1", "flat/2", "x", "y/x", "nested", "nested/C"]
+    paths = {"flat/1": "mix/1.wav", "flat/2": "mix/2.wav", "x": "x.wav"}
+    for track in tracks:
+        folder = site.add(track)
+        if track in paths:
+            (site.root / paths[track]).parent.mkdir(exist_ok=True)
+            (folder / "mixture.wav").rename(site.root / paths[track])
+    request = read_request(site.configure(tracks, paths=paths), site.root)
+    assert [track.name for track in request.tracks] == [
+        *("one/A", "two/A", "B", "mix/1", "mix/2", "x", "y/x", "nested", "C")
+    ]
+    result = site.build(request)
+    assert (len(result.tracks), result.failed) == (9, {})
+    assert set(site.folder.iterdir()) == {site.root, site.out, *(site.folder / n for n in FILES_OF_A_CONFIGURATION)}
+    reader = open_cache(site.out)
+    for track in request.tracks:
+        expected = magnitudes(track.files["mixture"], SMALL)[5:9]
+        assert np.abs(reader.segment(track.name, 5, 4)["mixture"] - expected).max() <= 1e-2 * expected.max()
+    assert statuses(site.build(request)) == dict.fromkeys(statuses(result), "already there")
+
+
+FILES_OF_A_CONFIGURATION = ("config.json", "train.csv", "valid.csv")
+
+
+def test_a_dataset_without_a_configuration(site: Site) -> None:
+    signals = ("mixture", "drums", "bass", "other", "vocals")
+    for name in ("A", "B"):
+        site.add(f"train/{name}", signals, nb_samples=5200)
+    site.add("test/A", signals, suffix="flac")
+    request = find_request(site.root, "spleeter", targets=("vocals",))
+    assert request.parameters == Parameters(4096, 1024, "hann", 8000, 2, 1024, "float16")
+    assert [(track.name, track.folder, track.splits) for track in request.tracks] == [
+        ("A", "train/A", ("train",)),
+        ("B", "train/B", ("train",)),
+    ]
+    assert find_request(site.root, "openunmix").parameters.nb_bins == 2049
+    assert find_request(site.root, "openunmix").signals == signals
+    both = find_request(site.root, "spleeter", subsets=("train", "test"))
+    assert [track.name for track in both.tracks] == ["train/A", "B", "test/A"]
+    assert both.tracks[2].files["bass"].name == "bass.flac"
+    assert statuses(site.build(request)) == {"A": "built", "B": "built"}
+    for targets, message in (((), "distinct ones"), (("mixture",), "distinct ones"), (("../x",), "without slashes")):
+        with pytest.raises(ParameterError, match=message):
+            find_request(site.root, "spleeter", targets=targets)
+    with pytest.raises(ParameterError, match="preset is x, expected spleeter or openunmix"):
+        find_request(site.root, "x")
+
+
+@pytest.mark.parametrize("fault", ["rate", "empty", "missing"])
+def test_the_first_track_decides_nothing(site: Site, fault: str) -> None:
+    for name in "ABC":
+        site.add(f"train/{name}", nb_samples=5200, sample_rate=16_000 if (name, fault) == ("A", "rate") else 8000)
+    path = site.root / "train" / "A" / "mixture.wav"
+    if fault == "empty":
+        path.write_bytes(b"")
+    elif fault == "missing":
+        path.unlink()
+    request = find_request(site.root, "spleeter", targets=("vocals", "drums"))
+    assert request.parameters.sample_rate == 8000
+    result = site.build(request)
+    assert list(result.failed) == ["A"]
+    assert list(result.tracks) == ["B", "C"]
