@@ -29,6 +29,8 @@ class RandomBatches(torch.utils.data.IterableDataset[dict[str, Array]]):
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
     dataset = RandomBatches(open_cache(sys.argv[1]))
     nb_workers = int(sys.argv[2]) if len(sys.argv) > 2 else 0
     batches = iter(torch.utils.data.DataLoader(dataset, batch_size=None, num_workers=nb_workers))

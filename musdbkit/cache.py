@@ -13,7 +13,6 @@ stands for `lo + c * (hi - lo) / 255.9999` dB, with lo and hi of the whole track
 """
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
@@ -23,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from musdbkit.errors import DatasetError, ParameterError
-from musdbkit.segments import Array, Reader
+from musdbkit.segments import Array, Reader, advise
 
 VERSION: Final = 1
 """Version of the format."""
@@ -39,6 +38,9 @@ DTYPES: Final = ("float16", "float32", "uint8")
 
 NB_LEVELS: Final = 255.9999
 """Steps between lo and hi in Spleeter's uint8 codes."""
+
+_MOST_HEADER_BYTES: Final = 4096  # of a .npy file; NumPy writes 128
+_MOST_DECIBELS: Final = 1000  # float32 holds magnitudes up to 771 dB
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,8 @@ class Parameters:
         for name in ("n_fft", "hop_length", "sample_rate", "nb_channels", "nb_bins"):
             if type(getattr(self, name)) is not int or getattr(self, name) < 1:
                 raise ParameterError(f"{name} is {getattr(self, name)}, expected a whole number above 0")
+        if self.hop_length > self.n_fft:
+            raise ParameterError(f"hop_length is {self.hop_length}, expected at most n_fft, which is {self.n_fft}")
         if self.nb_bins > self.n_fft // 2 + 1:
             raise ParameterError(
                 f"nb_bins is {self.nb_bins}, expected at most {self.n_fft // 2 + 1}, half of n_fft + 1"
@@ -122,12 +126,14 @@ class Record:
     nb_samples : length of the track's signals.
     nb_frames : length of the arrays.
     signals : arrays by signal.
+    pending : signals whose arrays are being replaced or removed, and not to be trusted.
     """
 
     parameters: Parameters
     nb_samples: int
     nb_frames: int
     signals: dict[str, Entry]
+    pending: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as it is written."""
@@ -177,6 +183,8 @@ def read_index(path: Path) -> Index:
         There is none, or it is none that this version reads.
     """
     document = _read_json(path / INDEX)
+    if path.is_file():
+        raise DatasetError(f"{path}: is a file, expected the cache's folder")
     if document is None:
         what = "no such folder" if not path.is_dir() else f"no {INDEX}: not a cache, or not built to the end"
         raise DatasetError(f"{path}: {what}: build it with musdbkit cache CONFIG.json --out {path}")
@@ -185,11 +193,11 @@ def read_index(path: Path) -> Index:
             Parameters(**document["parameters"]),
             tuple(map(check_name, _list(document["signals"]))),
             {
-                name: IndexedTrack(check_folder(track["folder"]), tuple(map(str, _list(track["splits"]))))
+                name: IndexedTrack(check_folder(track["folder"]), tuple(map(check_name, _list(track["splits"]))))
                 for name, track in document["tracks"].items()
             },
         )
-        if document["version"] == VERSION and index.signals:
+        if document["version"] == VERSION and index.signals and index.tracks:
             return index
     except (ValueError, KeyError, TypeError, AttributeError):
         pass
@@ -206,7 +214,9 @@ def read_record(folder: Path) -> Record | None:
             check_name(signal): Entry(**{**entry, "source": Source(**entry["source"])})
             for signal, entry in document["signals"].items()
         }
-        record = Record(Parameters(**document["parameters"]), document["nb_samples"], document["nb_frames"], entries)
+        pending = tuple(map(check_name, _list(document["pending"])))
+        parameters = Parameters(**document["parameters"])
+        record = Record(parameters, document["nb_samples"], document["nb_frames"], entries, pending)
         return record if _is_sound(record) else None
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
@@ -218,16 +228,18 @@ def _is_sound(record: Record) -> bool:
     numbers = [record.nb_samples, record.nb_frames]
     numbers += [n for e in record.signals.values() for n in (e.nb_bytes, e.source.nb_bytes, e.source.mtime_ns)]
     levels = [level for e in record.signals.values() for level in (e.lo, e.hi)]
+    nb_values = record.nb_frames * p.nb_bins * p.nb_channels * np.dtype(p.dtype).itemsize
     return (
         all(type(number) is int for number in numbers)
         and record.nb_frames == 1 + (record.nb_samples - p.n_fft) // p.hop_length
+        and all(0 < e.nb_bytes - nb_values < _MOST_HEADER_BYTES for e in record.signals.values())
         and all(_is_level(level) if p.dtype == "uint8" else level is None for level in levels)
     )
 
 
 def _is_level(value: Any) -> bool:
     """Return whether a JSON value may be a level in dB."""
-    return type(value) in (int, float) and math.isfinite(value)
+    return type(value) in (int, float) and abs(value) < _MOST_DECIBELS
 
 
 def _list(value: Any) -> list[Any]:
@@ -252,7 +264,7 @@ def _read_json(path: Path) -> Any:
 
 def check_name(name: str) -> str:
     """Return the name of a signal; refuse one that is no file name."""
-    if not name or name.startswith(".") or set(name) & set("/\\\0"):
+    if not isinstance(name, str) or not name or name.startswith(".") or set(name) & set("/\\\0"):
         raise ParameterError(f"signal {name!r}: expected a name without slashes that does not begin with a dot")
     return name
 
@@ -287,6 +299,8 @@ class Cache(Reader):
         super().__init__()
         index = read_index(path)
         self.path = path
+        if isinstance(signals, str):
+            raise ParameterError(f"signals is {signals!r}, expected a list of names")
         self.parameters = index.parameters
         self.signals = index.signals if signals is None else tuple(signals)
         lacking = [signal for signal in self.signals if signal not in index.signals]
@@ -345,8 +359,12 @@ class Cache(Reader):
         try:
             array = np.lib.format.open_memmap(path, mode="r")  # np.load takes files that are no .npy, too
         except Exception as error:  # of a broken header NumPy's parser raises many kinds
+            if advice := advise(error):
+                raise DatasetError(f"{path}: {advice}") from error
+            self._check_same(track)
             reason = getattr(error, "strerror", None) or "no whole .npy file"
             raise DatasetError(f"{path}: {reason}: run musdbkit cache again") from error
+        self._check_same(track)  # after the file was mapped: so both are of one time
         dtype = np.dtype(self.parameters.dtype).newbyteorder("<")
         if (array.shape, array.dtype, array.offset + array.nbytes) != (expected, dtype, entry.nb_bytes):
             raise DatasetError(
@@ -355,6 +373,14 @@ class Cache(Reader):
             )
         plain: Array = array.view(np.ndarray)  # np.memmap takes microseconds for each slice
         return plain
+
+    def _check_same(self, track: str) -> None:
+        """Refuse a track that was built again since the cache was opened: old and new arrays do not go together."""
+        old, new = self._records[track], self._read(self._folders[track])
+        if new.nb_samples != old.nb_samples or any(
+            new.signals[signal].sha256 != old.signals[signal].sha256 for signal in self.signals
+        ):
+            raise DatasetError(f"{self._folders[track]}: was built again since the cache was opened: open it again")
 
     def _decoded(self, track: str, signal: str, start: int, stop: int) -> Array:
         table = self.table(track, signal)

@@ -61,18 +61,24 @@ def _header(parameters: Parameters, nb_samples: int) -> bytes:
 
 def identify(path: Path, *known: Source | None) -> Source:
     """Return what a file is; its hash is computed unless it is known and the file was not touched since."""
-    stat = path.stat()
+    nb_bytes, mtime_ns, ctime_ns = stamp = _stamp_of(path)
     for source in known:
-        if source is not None and _stamp(source) == (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns):
+        if source is not None and _stamp(source) == stamp:
             return source
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return Source(stat.st_size, digest, stat.st_mtime_ns, stat.st_ctime_ns)
+    return Source(nb_bytes, digest, mtime_ns, ctime_ns)
 
 
 def _stamp(source: Source) -> tuple[int, int, int]:
     """Return by what a file that was not touched is known."""
     return source.nb_bytes, source.mtime_ns, source.ctime_ns
+
+
+def _stamp_of(path: Path) -> tuple[int, int, int]:
+    """Return the same of a file as it is."""
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 def write_array(path: Path, out: Path, parameters: Parameters, nb_samples: int, known: Source | None = None) -> Entry:
@@ -104,7 +110,7 @@ def write_array(path: Path, out: Path, parameters: Parameters, nb_samples: int, 
             file.write(data)
             digest.update(data)
     nb_bytes = out.stat().st_size
-    if _stamp(source) != _stamp(identify(path, source)) or nb_bytes != array_bytes(parameters, nb_samples):
+    if _stamp(source) != _stamp_of(path) or nb_bytes != array_bytes(parameters, nb_samples):
         raise AudioError(f"{path}: changed while it was read: run again")
     return Entry(source, nb_bytes, digest.hexdigest(), lo, hi)
 

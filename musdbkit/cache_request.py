@@ -15,7 +15,17 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from musdbkit import audio, musdb18
-from musdbkit.cache import DTYPES, INDEX, MIXTURE, Parameters, check_folder, check_name, read_index
+from musdbkit.cache import (
+    DTYPES,
+    INDEX,
+    MIXTURE,
+    RECORD,
+    Parameters,
+    check_folder,
+    check_name,
+    read_index,
+    read_record,
+)
 from musdbkit.errors import AudioError, DatasetError, ParameterError
 from musdbkit.spleeter_files import Row, SpleeterConfig, read_config, read_csv
 from musdbkit.stft import PRESETS as TRANSFORMS
@@ -65,11 +75,12 @@ class Request:
 
 
 def find_dtype(out: Path) -> str:
-    """Return the dtype of the cache in a folder; `float16` where there is none."""
+    """Return the dtype of the cache in a folder, which may be unfinished; `float16` where there is none."""
     try:
         return read_index(out).parameters.dtype
     except DatasetError:
-        return DTYPES[0]
+        records = (read_record(path.parent) for path in sorted(out.rglob(RECORD)))
+        return next((record.parameters.dtype for record in records if record is not None), DTYPES[0])
 
 
 def read_request(config: Path, root: Path, dtype: str = DTYPES[0]) -> Request:
@@ -110,13 +121,14 @@ def read_request(config: Path, root: Path, dtype: str = DTYPES[0]) -> Request:
                 raise DatasetError(f"{path}: {row.files[MIXTURE]} is in two rows with different stems: correct one")
             splits += [split] if split not in splits else []
     try:
-        folders = _choose_folders(list(rows))
+        folders = {mixture: _choose_folder(mixture, (MIXTURE, settings.mixture)) for mixture in rows}
+        _check_apart(folders)
     except ParameterError as error:
         raise DatasetError(f"{settings.train_csv}, {settings.validation_csv}: {error}") from error
-    names = Counter([*folders.values(), *(row.name for row, _ in rows.values() if row.name)])
+    names = Counter(PurePosixPath(folder).name for folder in folders.values())
     tracks = tuple(
         Wanted(
-            row.name if names[row.name] == 1 + (row.name == folders[mixture]) else folders[mixture],
+            name if names[name := PurePosixPath(folders[mixture]).name] == 1 else folders[mixture],
             folders[mixture],
             tuple(splits),
             {signal: root / row.files[signal] for signal in signals},
@@ -176,6 +188,11 @@ def find_request(
         )
         for track in found
     )
+    for signal in signals:
+        if not any(track.files[signal].is_file() for track in tracks):
+            files = [path for path in found[0].path.iterdir() if path.suffix in (".wav", ".flac")]
+            there = sorted({path.name.rpartition(".")[0] for path in files})
+            raise ParameterError(f"{root}: no track has {signal}, {found[0].key} has {', '.join(there)}")
     rates: Counter[int] = Counter()
     for track in tracks:
         with contextlib.suppress(AudioError):  # which is said when the track is built
@@ -208,34 +225,28 @@ def _read_rows(path: Path, settings: SpleeterConfig) -> list[Row]:
     return rows
 
 
-def _choose_folders(mixtures: Sequence[PurePosixPath]) -> dict[PurePosixPath, str]:
-    """Return a folder of its own for each track: its mixture's, or where others are in or below that, one below it."""
-    parents = Counter(mixture.parent for mixture in mixtures)
-    above = {folder for parent in parents for folder in parent.parents}
-    folders = {}
-    for mixture in mixtures:
-        stem = mixture.name.rpartition(".")[0]
-        if mixture.parent.name and parents[mixture.parent] == 1 and mixture.parent not in above:
-            folders[mixture] = mixture.parent
-        else:
-            folders[mixture] = mixture.parent / (stem if stem.strip(".") else mixture.name)
-    for mixture in _find_clashes(folders):
-        if folders[mixture] != mixture.parent:
-            folders[mixture] = mixture  # a.wav beside a.flac, or beside a/mixture.wav
-    if clashes := _find_clashes(folders):
-        raise ParameterError(f"{clashes[0]}: expected a folder with no other track in or below it")
+def _choose_folder(mixture: PurePosixPath, names: Sequence[str]) -> str:
+    """Return a track's folder: its mixture's, if that is named as one, or else one of the mixture's own name in there.
+
+    It depends on nothing but the track, so that other rows come and go without it.
+    """
+    name = mixture.name.rpartition(".")[0]
+    folder = mixture.parent
+    if not folder.name or name not in names:
+        folder /= name if name.strip(".") else mixture.name
+    if folder.parts[0] == INDEX or any(part.startswith(PARTIAL_PREFIX) for part in folder.parts):
+        raise ParameterError(f"{mixture}: the cache has files of its own named {folder.parts[0]}: rename the folder")
+    return check_folder(str(folder))
+
+
+def _check_apart(folders: Mapping[PurePosixPath, str]) -> None:
+    """Refuse tracks of which one's folder is, or is in, that of another."""
+    owners: dict[PurePosixPath, PurePosixPath] = {}
     for mixture, folder in folders.items():
-        if folder.parts[0] == INDEX or any(part.startswith(PARTIAL_PREFIX) for part in folder.parts):
-            raise ParameterError(f"{mixture}: the cache has files of that name: expected another")
-    return {mixture: check_folder(str(folder)) for mixture, folder in folders.items()}
-
-
-def _find_clashes(folders: Mapping[PurePosixPath, PurePosixPath]) -> list[PurePosixPath]:
-    """Return the tracks whose folder is that of another, or above or below it."""
-    counts = Counter(folders.values())
-    above = {parent for folder in counts for parent in folder.parents}
-    return [
-        track
-        for track, folder in folders.items()
-        if counts[folder] > 1 or folder in above or any(parent in counts for parent in folder.parents)
-    ]
+        other = owners.setdefault(PurePosixPath(folder), mixture)
+        if other != mixture:
+            raise ParameterError(f"{other} and {mixture}: would both be cached as {folder}: rename one")
+    for folder_, mixture in owners.items():
+        for parent in folder_.parents:
+            if parent in owners:
+                raise ParameterError(f"{mixture}: is below the folder of {owners[parent]}: move one of them")

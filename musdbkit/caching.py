@@ -6,8 +6,8 @@ nothing at what a configuration calls `training_cache`: that is Spleeter's own.
 Conventions: an array is valid while its parameters, the content of its source and its length are what is asked for;
 what is not is stale, and only that is computed again. A track's folder is whole or not there; it is locked while it is
 written, hidden while it is changed, and its record tells what its arrays are of. The index is written last and lists
-what was asked for. Arrays that are not asked for stay until they are pruned. A track's folder is the cache's own: when
-it is changed, .npy files that its record does not list are removed.
+what was asked for. Arrays that are not asked for stay until they are pruned, or until other parameters make a track's
+arrays anew. Other files in a track's folder are left alone.
 """
 
 import contextlib
@@ -38,7 +38,17 @@ from musdbkit.cache import (
 )
 from musdbkit.cache_arrays import array_bytes, array_shape, identify, write_array
 from musdbkit.cache_request import Request, Wanted
-from musdbkit.convert import NEW, OLD, Totals, Written, add_up, partial_folder, remove_partials, write_record
+from musdbkit.convert import (
+    NEW,
+    OLD,
+    Totals,
+    Written,
+    add_up,
+    partial_folder,
+    partial_path,
+    remove_partials,
+    write_record,
+)
 from musdbkit.errors import AudioError, DatasetError
 from musdbkit.tracks import ALL_CORES, PARTIAL_PREFIX, Outcome, Parallel, for_each, free_bytes, nb_cores
 
@@ -69,14 +79,16 @@ class Result:
     ----------
     tracks : what was done, by name.
     failed : what went wrong, by name.
-    too_short : names of tracks that have no segment of the length asked for.
-    unused : bytes of arrays that were not asked for, by folder; with `prune` they are gone.
+    notes : what else the user should know, a line each.
+    unused : bytes of arrays that were not asked for, by folder.
+    pruned : whether these are gone.
     """
 
     tracks: dict[str, Cached]
     failed: dict[str, str]
-    too_short: tuple[str, ...]
+    notes: tuple[str, ...]
     unused: dict[str, int]
+    pruned: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,6 +102,7 @@ class Info:
     seconds : length of all tracks.
     stale : arrays that are missing or not what they should be, by track and signal, each with the reason.
     unused : bytes of arrays that the index does not list, by folder.
+    compared : whether it was compared with what was asked for.
     """
 
     index: Index
@@ -97,10 +110,11 @@ class Info:
     seconds: float
     stale: dict[str, dict[str, str]]
     unused: dict[str, int]
+    compared: bool
 
     @property
     def valid(self) -> bool:
-        """Whether the cache is what was asked for."""
+        """Whether the cache is what was asked for, or without that what its index says."""
         return not self.stale
 
 
@@ -130,6 +144,7 @@ class _State:
     known: dict[str, Source]  # sources whose hashes were looked at
     nb_replaced: int  # bytes on disk of arrays that will go
     touched: bool  # a source was changed and has the same content
+    hidden: bool  # a run was killed while it changed the folder
 
 
 # Building
@@ -168,7 +183,12 @@ def build(
         raise DatasetError(
             f"{out}: Spleeter's own cache by the configuration, expected another folder: choose an --out"
         )
+    if out.exists() and not out.is_dir():
+        raise DatasetError(f"{out}: is a file, expected the cache's folder: choose another --out")
     jobs = [_Job(track, out, request.parameters, force) for track in request.tracks]
+    for job in jobs:
+        if any(job.folder.resolve() == path.parent.resolve() for path in job.track.files.values()):
+            raise DatasetError(f"{out}: holds the tracks themselves ({job.folder}): choose another --out")
     looked = for_each(_look, jobs, key=_key, label="dry run" if dry_run else "look", parallel=parallel)
     todo = [job for job in jobs if _key(job) in looked.done and _needs_work(looked.done[_key(job)])]
     tracks = {name: _describe(job, looked.done[name]) for job in jobs if (name := _key(job)) in looked.done}
@@ -182,18 +202,25 @@ def build(
         if done:
             _write_index(request, out, done)
         result = _report(request, out, done, looked.failed | built.failed)
-        if prune:
-            _prune(out, request, result.unused)
+        if prune and not result.failed:  # of a track that failed, nothing is known to be out of use
+            result = replace(result, failed=_prune(out, request, result.unused), pruned=True)
     finally:
-        remove_partials({out, *(job.folder.parent for job in jobs)})
+        parents = {job.folder.parent for job in jobs} | {path.parent.parent for path in out.rglob(RECORD)}
+        remove_partials({out, *parents})
     return result
 
 
 def _report(request: Request, out: Path, tracks: dict[str, Cached], failed: dict[str, str]) -> Result:
     """Return what came of a run."""
-    too_short = tuple(name for name, track in tracks.items() if track.nb_frames < request.nb_frames)
+    too_short = [name for name, track in tracks.items() if track.nb_frames < request.nb_frames]
+    shared = [track.name for track in request.tracks if {"train", "valid"} <= set(track.splits)]
+    notes = []
+    if too_short:
+        notes.append(f"shorter than a segment of T = {request.nb_frames} frames: {_shorten(too_short)}")
+    if shared:
+        notes.append(f"in the training and in the validation CSV: {_shorten(shared)}")
     asked = {track.folder: request.signals for track in request.tracks}
-    return Result(tracks, failed, too_short, _list_unused(out, asked))
+    return Result(tracks, failed, tuple(notes), _list_unused(out, asked))
 
 
 def summarise(result: Result, out: Path) -> Totals:
@@ -201,14 +228,11 @@ def summarise(result: Result, out: Path) -> Totals:
     return add_up(result.tracks.values(), out)
 
 
-def describe(result: Result, *, prune: bool = False) -> list[str]:
+def describe(result: Result) -> list[str]:
     """Return what else is to be said of a run, a line each: what was stale and why, and what is not in use."""
     rebuilt = {n: track.stale for n, track in result.tracks.items() if track.status in ("rebuilt", "to rebuild")}
-    lines = _group(rebuilt)
-    lines += [
-        f"note: {name}: {result.tracks[name].nb_frames} frames, too short for a segment" for name in result.too_short
-    ]
-    return lines + _describe_unused(result.unused, "removed" if prune else "--prune removes them")
+    lines = _group(rebuilt) + [f"note: {note}" for note in result.notes]
+    return lines + _describe_unused(result.unused, "removed" if result.pruned else "--prune removes them")
 
 
 def describe_info(info: Info) -> list[str]:
@@ -223,8 +247,12 @@ def describe_info(info: Info) -> list[str]:
         f"signals: {', '.join(info.index.signals)}",
         f"tracks: {counts}; {info.seconds / 60:.1f} min of music; {info.nb_bytes / 1e6:.1f} MB",
     ]
-    lines += [f"not valid: {line}" for line in _group(info.stale)] or ["valid"]
-    return lines + _describe_unused(info.unused, "musdbkit cache CONFIG.json --prune removes them")
+    if info.stale:
+        lines += [f"not valid: {line}" for line in _group(info.stale)]
+        lines.append("musdbkit cache CONFIG.json brings it up to date")
+    else:
+        lines.append("valid" if info.compared else "whole (give CONFIG.json to compare it with its sources)")
+    return lines + _describe_unused(info.unused, "--prune removes what CONFIG.json does not ask for")
 
 
 def _group(stale: Mapping[str, Mapping[str, str]]) -> list[str]:
@@ -258,13 +286,19 @@ def _key(job: _Job) -> str:
 
 def _needs_work(state: _State) -> bool:
     """Return whether a track's folder must be written."""
-    return bool(state.stale) or state.touched
+    return bool(state.stale) or state.touched or state.hidden
 
 
 def _look(job: _Job) -> _State:
     """Return how a track's folder is, without changing it."""
     with _in_one_line(job):
-        return _compare(job, job.folder)
+        return _compare(job, _current(job.folder))
+
+
+def _current(folder: Path) -> Path:
+    """Return where a track's folder is: in its hidden folder, if a run was killed while it changed it."""
+    hidden = partial_path(folder) / OLD
+    return hidden if hidden.exists() and not folder.exists() else folder
 
 
 @contextlib.contextmanager
@@ -278,7 +312,7 @@ def _in_one_line(job: _Job) -> Iterator[None]:
 
 def _describe(job: _Job, state: _State) -> Cached:
     """Return what would be done for a track."""
-    status = "already there" if not state.stale else "to rebuild" if job.folder.exists() else "to build"
+    status = "already there" if not state.stale else "to rebuild" if _current(job.folder).exists() else "to build"
     nb_bytes = len(state.stale) * array_bytes(job.parameters, state.nb_samples)
     return _cached(job, state, status, nb_bytes)
 
@@ -298,14 +332,16 @@ def _check_room(out: Path, states: Sequence[_State], parameters: Parameters, par
     old = [state.nb_replaced for state in states]
     # Old arrays go when a track's new ones are whole, so for each worker one track's may be there twice.
     jobs = min(parallel.jobs or nb_cores(), len(states))
-    nb_needed = min(sum(new), sum(new) - sum(old) + sum(sorted(old)[len(old) - jobs :]))
+    at_once = [sum(sorted(sizes_)[len(states) - jobs :]) for sizes_ in (new, old)]
+    nb_needed = max(at_once[0], min(sum(new), sum(new) - sum(old) + at_once[1]))
     if parameters.dtype == "uint8":  # whose magnitudes are written first, one array's at a time
         nb_needed += 4 * jobs * max(sizes)
     nb_free = free_bytes(out)
     if nb_needed > nb_free:
+        other = "fewer --jobs" if parameters.dtype == "uint8" else "--dtype uint8"
         raise DatasetError(
-            f"{out}: needs {nb_needed / 1e9:.3f} GB more, {nb_free / 1e9:.3f} GB are free: make room, choose another "
-            f"--out, or the --dtype with the least bytes of {', '.join(DTYPES)}"
+            f"{out}: needs {nb_needed / 1e6:.1f} MB more, {nb_free / 1e6:.1f} MB are free: "
+            f"make room, or choose another --out or {other}"
         )
 
 
@@ -315,7 +351,7 @@ def _compare(job: _Job, folder: Path) -> _State:
     signals = tuple(job.track.files)
     old = _read_ours(folder)
     if old is None:
-        return _State(nb_samples, {}, dict.fromkeys(signals, "not there"), {}, 0, False)
+        return _State(nb_samples, {}, dict.fromkeys(signals, "not there"), {}, 0, False, False)
     changed = _changes(old.parameters, job.parameters)
     if not changed and old.nb_samples != nb_samples:
         changed = f"the track had {old.nb_samples} samples, now {nb_samples}"
@@ -343,8 +379,10 @@ def _compare(job: _Job, folder: Path) -> _State:
         elif signal in signals:
             stale[signal] = reason
     stale |= {signal: "not there" for signal in signals if signal not in old.signals}
-    nb_replaced = sum(_size(path) or 0 for path in folder.glob("*.npy") if path.name[: -len(".npy")] not in kept)
-    return _State(nb_samples, kept, {s: stale[s] for s in signals if s in stale}, known, nb_replaced, touched)
+    replaced = {*old.signals, *old.pending} - kept.keys()
+    nb_replaced = sum(_size(folder / f"{signal}.npy") or 0 for signal in replaced)
+    stale = {signal: stale[signal] for signal in signals if signal in stale}
+    return _State(nb_samples, kept, stale, known, nb_replaced, touched, folder != job.folder)
 
 
 def _read_ours(folder: Path) -> Record | None:
@@ -404,12 +442,12 @@ def _build_track(job: _Job) -> Cached:
     # else new pages, two MB for each block of frames, take as long as the transforms.
     np.empty(_HEAP_BYTES, np.uint8)
     with _in_one_line(job):
-        fresh = not job.folder.exists()
+        fresh = not _current(job.folder).exists()
         with partial_folder(job.folder) as partial:
-            current = partial / OLD if (partial / OLD).exists() else job.folder
+            current = _current(job.folder)
             state = _compare(job, current)  # again: another run may have been here before the lock
             nb_bytes = 0
-            if _needs_work(state) or current != job.folder:
+            if _needs_work(state):
                 made = {
                     signal: write_array(
                         job.track.files[signal],
@@ -423,7 +461,10 @@ def _build_track(job: _Job) -> Cached:
                 nb_bytes = sum(entry.nb_bytes for entry in made.values())
                 nb_frames = array_shape(job.parameters, state.nb_samples)[0]
                 record = Record(job.parameters, state.nb_samples, nb_frames, state.kept | made)
-                _replace(job.folder, current, partial, record, made)
+                if made or state.hidden:
+                    _replace(job.folder, current, partial, record, made)
+                else:  # sources were touched: what is known of them is all that changes
+                    write_record(job.folder / RECORD, record.to_json(), partial / NEW)
         status = "already there" if not state.stale else "built" if fresh else "rebuilt"
         return _cached(job, state, status, nb_bytes)
 
@@ -434,7 +475,7 @@ def _replace(folder: Path, current: Path, partial: Path, record: Record, made: M
     It is hidden meanwhile. If this is killed, the hidden folder's record tells which of its arrays are sound.
     """
     signals = {signal: record.signals[signal] for signal in sorted(record.signals)}
-    record = replace(record, signals=signals)
+    record = replace(record, signals=signals, pending=())
     if not current.exists() or not any(current.iterdir()):
         write_record(partial / NEW / RECORD, record.to_json(), partial / NEW)
         (partial / NEW).rename(folder)
@@ -442,11 +483,13 @@ def _replace(folder: Path, current: Path, partial: Path, record: Record, made: M
     hidden = partial / OLD
     if current != hidden:
         current.rename(hidden)
+    old = read_record(hidden)
+    ours = {*old.signals, *old.pending} if old is not None else set()
     kept = {signal: entry for signal, entry in signals.items() if signal not in made}
-    write_record(hidden / RECORD, replace(record, signals=kept).to_json(), partial / NEW)
-    for path in hidden.glob("*.npy"):
-        if path.name[: -len(".npy")] not in kept and path.is_file():
-            path.unlink()
+    pending = tuple(sorted((ours | made.keys()) - kept.keys()))
+    write_record(hidden / RECORD, replace(record, signals=kept, pending=pending).to_json(), partial / NEW)
+    for signal in pending:
+        (hidden / f"{signal}.npy").unlink(missing_ok=True)
     for signal in made:
         (partial / NEW / f"{signal}.npy").rename(hidden / f"{signal}.npy")
     write_record(hidden / RECORD, record.to_json(), partial / NEW)
@@ -476,30 +519,44 @@ def _list_unused(out: Path, asked: Mapping[str, Sequence[str]]) -> dict[str, int
         if INDEX in files and folder != ".":  # another cache
             folders.clear()
             continue
-        if RECORD not in files or (folder not in asked and read_record(Path(parent)) is None):  # or not ours
+        if RECORD not in files:
             continue
-        names = {f"{signal}.npy" for signal in asked.get(folder, ())}
-        nb_bytes = sum(_size(Path(parent, f)) or 0 for f in files if f.endswith(".npy") and f not in names)
-        if nb_bytes or folder not in asked:
+        record = read_record(Path(parent))
+        if record is None:
+            continue
+        signals = {*record.signals, *record.pending}.difference(asked.get(folder, ()))
+        nb_bytes = sum(_size(Path(parent, f"{signal}.npy")) or 0 for signal in signals)
+        left_over = folder not in asked and (record.pending or [*folders, *files] == [RECORD])  # by a killed prune
+        if nb_bytes or left_over:
             unused[folder] = nb_bytes
     return unused
 
 
-def _prune(out: Path, request: Request, unused: Mapping[str, int]) -> None:
-    """Remove the cache's arrays that are not asked for."""
+def _prune(out: Path, request: Request, unused: Mapping[str, int]) -> dict[str, str]:
+    """Remove the cache's arrays that are not asked for; return what went wrong, by folder."""
     asked = {track.folder for track in request.tracks}
+    failed = {}
     for name in unused:
         folder = out / name
-        with partial_folder(folder) as partial:
-            record = read_record(folder)
-            if name in asked and record is not None:
-                kept = {signal: entry for signal, entry in record.signals.items() if signal in request.signals}
-                _replace(folder, folder, partial, replace(record, signals=kept), {})
-            elif name not in asked:
-                for path in (*folder.glob("*.npy"), folder / RECORD):
-                    path.unlink(missing_ok=True)
-                with contextlib.suppress(OSError):  # other files of the user's
-                    folder.rmdir()
+        try:
+            with partial_folder(folder) as partial:
+                record = read_record(folder)
+                if record is not None and name in asked:
+                    kept = {signal: entry for signal, entry in record.signals.items() if signal in request.signals}
+                    _replace(folder, folder, partial, replace(record, signals=kept), {})
+                elif record is not None:
+                    pending = (*record.signals, *record.pending)
+                    write_record(folder / RECORD, replace(record, signals={}, pending=pending).to_json(), partial / NEW)
+                    for signal in pending:
+                        (folder / f"{signal}.npy").unlink(missing_ok=True)
+                    if [path.name for path in folder.iterdir()] == [RECORD]:
+                        (folder / RECORD).unlink()
+                        folder.rmdir()
+                    else:  # files of the user's, beside which arrays may be asked for again
+                        write_record(folder / RECORD, replace(record, signals={}, pending=()).to_json(), partial / NEW)
+        except (OSError, DatasetError) as error:
+            failed[name] = f"{folder}: cannot be pruned: {getattr(error, 'strerror', None) or error}"
+    return failed
 
 
 # Looking at a cache
@@ -536,19 +593,25 @@ def inspect(out: Path, request: Request | None = None, *, parallel: Parallel = A
         stale = {name: state.stale for name, state in looked.done.items() if state.stale}
         stale |= {name: {"": message} for name, message in looked.failed.items()}
         said = {reason for reasons in stale.values() for reason in reasons.values()}
-        changes = _index_changes(index, request)
+        changes = _track_changes(index, request)
+        if text := _index_changes(index, request):
+            changes[INDEX] = text
         stale |= {name: {"": text} for name, text in changes.items() if name not in stale and text not in said}
     asked = {track.folder: index.signals for track in index.tracks.values()}
-    return Info(index, nb_bytes, nb_samples / index.parameters.sample_rate, stale, _list_unused(out, asked))
+    seconds = nb_samples / index.parameters.sample_rate
+    return Info(index, nb_bytes, seconds, stale, _list_unused(out, asked), request is not None)
 
 
-def _index_changes(index: Index, request: Request) -> dict[str, str]:
-    """Return why the index is not what is asked for, by track; for INDEX what concerns all."""
+def _index_changes(index: Index, request: Request) -> str:
+    """Return how the index as a whole is not what is asked for; nothing where it is."""
+    if index.signals != request.signals and index.parameters == request.parameters:
+        return f"signals were {', '.join(index.signals)}, now {', '.join(request.signals)}"
+    return _changes(index.parameters, request.parameters)
+
+
+def _track_changes(index: Index, request: Request) -> dict[str, str]:
+    """Return how the index is not what is asked for, by track."""
     changes = {}
-    if text := _changes(index.parameters, request.parameters):
-        changes[INDEX] = text
-    elif index.signals != request.signals:
-        changes[INDEX] = f"signals were {', '.join(index.signals)}, now {', '.join(request.signals)}"
     wanted = {track.name: track for track in request.tracks}
     for name in sorted(index.tracks.keys() | wanted.keys()):
         if name not in wanted:
@@ -594,7 +657,7 @@ def verify(out: Path, request: Request | None = None, *, parallel: Parallel = AL
         There is no cache.
     """
     index = read_index(out)
-    if request is not None and (changes := _index_changes(index, request).get(INDEX)):
+    if request is not None and (changes := _index_changes(index, request)):
         raise DatasetError(f"{out}: made otherwise: {changes}: run musdbkit cache again")
     wanted = {track.name: track for track in request.tracks} if request is not None else {}
     empty = {name: Wanted(name, track.folder, track.splits, {}) for name, track in index.tracks.items()}
@@ -612,16 +675,17 @@ def _verify_track(job: _Job, index: Index) -> int:
 def _compare_hashes(job: _Job, index: Index) -> int:
     """Return the bytes of a track's arrays, as `_verify_track`."""
     record = read_record(job.folder)
-    problems = [f"{signal} {text}".strip() for signal, text in _check_record(job.folder, record, index).items()]
-    nb_bytes = 0
-    for signal in index.signals if record is not None and not problems else ():
-        entry = record.signals[signal]  # type: ignore[union-attr]
-        path = job.folder / f"{signal}.npy"
-        nb_bytes += entry.nb_bytes
+    found = _check_record(job.folder, record, index)
+    if record is None or found:
+        problems = [f"{signal}: {text}" if signal else text for signal, text in found.items()]
+        raise DatasetError(f"{job.folder}: {'; '.join(problems)}: run musdbkit cache again")
+    problems = []
+    for signal in index.signals:
+        entry, path = record.signals[signal], job.folder / f"{signal}.npy"
         if identify(path).sha256 != entry.sha256:
             problems.append(f"{path.name} is not what was written: remove it and run musdbkit cache again")
         if signal in job.track.files and identify(job.track.files[signal]).sha256 != entry.source.sha256:
             problems.append(f"{job.track.files[signal]} has changed: run musdbkit cache again")
     if problems:
         raise DatasetError(f"{job.folder}: {'; '.join(problems)}")
-    return nb_bytes
+    return sum(record.signals[signal].nb_bytes for signal in index.signals)

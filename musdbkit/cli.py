@@ -322,7 +322,9 @@ def cache(
     subset: Annotated[
         Literal["train", "test"] | None, typer.Option(help="With --preset: which tracks; train by default.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder of the cache.")] = Path("cache"),
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the cache; ./cache by default, with --preset ./cache-PRESET.")
+    ] = None,
     dtype: Annotated[
         Literal["float16", "float32", "uint8"] | None,
         typer.Option(help="Magnitudes, or levels as Spleeter's; float16 by default, or what the cache has already."),
@@ -339,7 +341,7 @@ def cache(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Compute the spectrograms that training reads, once, into memory-mappable files."""
+    """Compute the spectrograms that training reads, once, for your own code to map; Spleeter itself does not."""
     from musdbkit import cache_request, caching, musdb18
     from musdbkit.tracks import default_root
 
@@ -351,6 +353,9 @@ def cache(
         raise typer.BadParameter("either this or CONFIG.json", param_hint="--preset")
     if preset is None and (targets is not None or subset is not None):
         raise typer.BadParameter("only with --preset: CONFIG.json has its own", param_hint="--targets, --subset")
+    if config is None and preset is None and (musdb is not None or dtype is not None):
+        raise typer.BadParameter("only with CONFIG.json or --preset", param_hint="--musdb, --dtype")
+    out = out or Path(f"cache-{preset}" if preset else "cache")
     parallel = _parallel(jobs, backend, scheduler)
     request = None
     if config is not None or preset is not None:
@@ -375,7 +380,7 @@ def cache(
         _print_json({"out": out, "summary": summary, **vars(result)})
     else:
         _print_totals(summary, dry_run)
-        for line in caching.describe(result, prune=prune and not dry_run):
+        for line in caching.describe(result):
             typer.echo(printable(line))
     _exit_failed(result.failed, f"{len(result.tracks)} done")
 
@@ -390,6 +395,8 @@ def _look_at_cache(out: Path, request: "Request | None", verify: bool, as_json: 
             _print_json({"out": out, **vars(found), "valid": found.valid})
         for line in () if as_json else caching.describe_info(found):
             typer.echo(printable(line))
+        if not found.valid:
+            raise typer.Exit(1)
         return
     outcome = caching.verify(out, request, parallel=parallel)
     nb_bytes = sum(outcome.done.values())

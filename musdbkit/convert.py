@@ -478,6 +478,12 @@ def write_record(path: Path, record: Mapping[str, Any], scratch: Path) -> None:
     unfinished.replace(path)
 
 
+def partial_path(folder: Path) -> Path:
+    """Return the hidden folder in which a track's folder is written or changed."""
+    digest = hashlib.sha256(os.fsencode(folder.name)).hexdigest()[:16]  # names may be as long as the system allows
+    return folder.parent / f"{PARTIAL_PREFIX}{digest}{PARTIAL_SUFFIX}"
+
+
 @contextmanager
 def partial_folder(folder: Path) -> Iterator[Path]:
     """Create a hidden folder beside a track's, with an empty folder `new`, locked against other runs on the same track.
@@ -486,8 +492,7 @@ def partial_folder(folder: Path) -> Iterator[Path]:
     a kill, and the next run goes on from there.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    digest = hashlib.sha256(os.fsencode(folder.name)).hexdigest()[:16]  # names may be as long as the system allows
-    partial = folder.parent / f"{PARTIAL_PREFIX}{digest}{PARTIAL_SUFFIX}"
+    partial = partial_path(folder)
     new, old = partial / NEW, partial / OLD
     lock = _lock(partial)
     try:

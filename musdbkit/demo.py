@@ -110,7 +110,7 @@ def demo(out: Path, console: "Console", *, parallel: Parallel) -> None:
     )
     _cache(console, find_request(wav, "openunmix", subsets=("test",)), cache, parallel)
     name = excerpt.name.removesuffix(STEM_SUFFIX)
-    picture = out / f"{name}.png"
+    picture = out / f"{name} - mixture.png"
     draw_spectrogram(open_cache(cache), name, "mixture", picture)
     console.print(f"a picture of it: {printable(picture)}", markup=False, highlight=False, soft_wrap=True)
 

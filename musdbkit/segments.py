@@ -12,11 +12,13 @@ The rule `spleeter` is that of the program's training pipeline, github.com/deeze
 """
 
 import difflib
+import errno
 import math
 import resource
-import sys
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -76,11 +78,21 @@ class Reader(ABC):
     _span: int  # samples in a frame
 
     def __init__(self) -> None:
-        self._arrays: dict[tuple[str, str], Array] = {}
+        self._arrays: dict[tuple[str, str], Array] = {}  # the one that was used last comes last
+        _READERS.add(self)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what another process needs: all but the mapped files."""
         return {**self.__dict__, "_arrays": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Begin in another process."""
+        self.__dict__.update(state)
+        _READERS.add(self)
+
+    def __repr__(self) -> str:
+        """Return what is read."""
+        return f"<{type(self).__name__} {self.path}: {len(self.tracks)} tracks of {', '.join(self.signals)}>"
 
     @abstractmethod
     def nb_samples(self, track: str) -> int:
@@ -88,12 +100,11 @@ class Reader(ABC):
 
     def array(self, track: str, signal: str) -> Array:
         """Return a whole signal as it is stored, memory-mapped and read-only [shape=(nb_frames, ..., nb_channels)]."""
-        found = self._arrays.get((track, signal))
+        found = self._arrays.pop((track, signal), None)
         if found is None:
+            _make_room()
             found = self._map(track, signal)
-            if len(self._arrays) >= _nb_maps():
-                self._arrays.pop(next(iter(self._arrays)), None)  # what was given out of it stays
-            self._arrays[track, signal] = found
+        self._arrays[track, signal] = found
         return found
 
     @abstractmethod
@@ -160,8 +171,8 @@ class Reader(ABC):
         ----------
         track : its name.
         nb_frames : length of a segment.
-        nb_chunks : how many; `n_chunks_per_song` in Spleeter's configuration.
-        chunk_seconds : length of each; `chunk_duration` in Spleeter's configuration.
+        nb_chunks : how many.
+        chunk_seconds : length of each.
 
         Raises
         ------
@@ -317,10 +328,32 @@ class Reader(ABC):
         return ParameterError(f"{self.path}: no track {track}: {hint}")
 
 
-def _nb_maps() -> int:
-    """Return how many files a reader keeps mapped: each map holds a file open, and others need some, too."""
+_READERS: Final[weakref.WeakSet[Reader]] = weakref.WeakSet()
+"""All readers of this process, which share what it may hold open: each map holds a file."""
+
+
+def _make_room() -> None:
+    """Let go of maps until the process holds no more than half of the files that it may; what was given out stays."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return sys.maxsize if limit == resource.RLIM_INFINITY else max(1, limit // 2)
+    if limit == resource.RLIM_INFINITY:
+        return
+    while True:
+        readers = [reader for reader in list(_READERS) if reader._arrays]
+        if sum(len(reader._arrays) for reader in readers) < max(1, limit // 2):
+            return
+        arrays = max(readers, key=lambda reader: len(reader._arrays))._arrays
+        with suppress(StopIteration, RuntimeError):  # another thread was here
+            arrays.pop(next(iter(arrays)), None)
+
+
+def advise(error: Exception) -> str:
+    """Return what is wrong where a file cannot be mapped and it is not the file's fault, and what to do; or nothing.
+
+    More maps than `_make_room` counts are those of arrays that the user has kept.
+    """
+    if isinstance(error, OSError) and error.errno == errno.EMFILE:
+        return "too many open files: raise the limit (ulimit -n), or keep fewer segments"
+    return ""
 
 
 def _draw(

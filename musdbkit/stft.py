@@ -85,6 +85,9 @@ class StftParams:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be computed."""
+        for name in ("n_fft", "hop_length"):
+            if isinstance(value := getattr(self, name), np.integer):
+                object.__setattr__(self, name, int(value))
         if type(self.n_fft) is not int or self.n_fft < 2 or self.n_fft % 2:
             raise ParameterError(f"n_fft is {self.n_fft}, expected an even number of samples, 2 or more")
         if type(self.hop_length) is not int or not 1 <= self.hop_length <= self.n_fft:
@@ -188,7 +191,9 @@ def istft(
 ) -> Wave:
     """Return the wave whose spectrogram is nearest to the one given [shape=(..., nb_samples, nb_channels), floats].
 
-    For a spectrogram that `stft` made this is its wave, up to rounding.
+    For a spectrogram that `stft` made this is its wave, up to rounding, where the frames determine it: everywhere in
+    presets `spleeter-inference` and `openunmix-inference`; less some 145 samples at both ends in the other two, for
+    which `start` and `nb_samples` must leave them out.
 
     Parameters
     ----------
@@ -258,7 +263,7 @@ def _transform(
     """Return what `finish` writes of the spectra, block by block."""
     if samples.dtype not in (np.float32, np.float64):
         raise ParameterError(f"samples of {samples.dtype}, expected float32 or float64 in [-1, 1]")
-    if samples.ndim < 2:
+    if samples.ndim < 2 or not samples.shape[-1]:
         raise ParameterError(f"samples of shape {samples.shape}, expected (..., nb_samples, nb_channels)")
     nb_samples, nb_channels = samples.shape[-2:]
     if params.padding == "reflect" and nb_samples <= params.n_fft // 2:

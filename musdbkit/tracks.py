@@ -139,7 +139,7 @@ def default_root(root: Path | None, *, wav: bool = False) -> Path:
     chosen = root
     if chosen is None:
         if not os.environ.get("MUSDB_PATH"):
-            raise DatasetError("no dataset given: name its folder, or set MUSDB_PATH to it")
+            raise DatasetError("no dataset given: name its folder (ROOT or --musdb), or set MUSDB_PATH to it")
         chosen = Path(os.environ["MUSDB_PATH"]).expanduser()
     if wav and any(next(_stem_files(chosen / subset), None) for subset in musdb18.SUBSETS):
         converted = Path("musdb18-wav")

@@ -14,10 +14,12 @@ from typing import Final
 import numpy as np
 
 from musdbkit.errors import AudioError, DatasetError, ParameterError
-from musdbkit.segments import Array, Reader
+from musdbkit.segments import Array, Reader, advise
 
 _MIXTURE: Final = "mixture"
 _HIDDEN: Final = ".musdbkit-"  # how the names begin of folders in which tracks are being written
+_PARTS: Final = frozenset(("drums", "bass", "other", "vocals"))
+_SUMS: Final = frozenset(("accompaniment", "linear_mixture"))  # which are floats where they overflow 16 bit
 _PCM: Final = 1  # format tags of wav files
 _EXTENSIBLE: Final = 0xFFFE
 _UNKNOWN_SIZE: Final = 0xFFFFFFFF  # of a data chunk written to a pipe
@@ -83,9 +85,13 @@ class Waves(Reader):
             return empty
         try:
             mapped = np.memmap(pcm.path, np.dtype("<i2"), "r", pcm.offset, shape)
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or "shorter than it was"
-            raise AudioError(f"{pcm.path}: {reason}: it has changed since it was opened: open it again") from error
+            same = _read_header(pcm.path) == pcm
+        except (OSError, ValueError, AudioError) as error:
+            if advice := advise(error):
+                raise AudioError(f"{pcm.path}: {advice}") from error
+            same = False
+        if not same:
+            raise AudioError(f"{pcm.path}: has changed since it was opened: open the dataset again")
         plain: Array = mapped.view(np.ndarray)  # np.memmap takes microseconds for each slice
         return plain
 
@@ -102,7 +108,8 @@ def open_waves(
     Parameters
     ----------
     root : the folder that holds `train` and `test`, with a folder for each track.
-    signals : names of the files, less `.wav`, in the order wanted; by default all that every track has, mixture first.
+    signals : names of the files, less `.wav`, in the order wanted; by default all that every track has, mixture first,
+        but no sums of others.
     subsets : which subsets.
     valid : names of tracks that are of split `valid`, not `train`; the official ones are `musdb18.VALIDATION_TRACKS`,
         which are not looked up here since that takes more than NumPy. Names that are not there do not matter.
@@ -154,6 +161,8 @@ def _waves(track: Path) -> dict[str, Path]:
 def _common(found: Mapping[str, Mapping[str, Path]]) -> tuple[str, ...]:
     """Return the signals that every track has, the mixture first."""
     common = set.intersection(*(set(files) for files in found.values()))
+    if common >= _PARTS:
+        common -= _SUMS
     return tuple(sorted(common, key=lambda signal: (signal != _MIXTURE, signal)))
 
 
@@ -188,7 +197,7 @@ def _locate(path: Path, layout: tuple[int, ...], offset: int, nb_bytes: int, nb_
     tag, nb_channels, sample_rate, _, nb_bytes_each, nb_bits = layout
     if tag != _PCM or nb_bits != 16 or not nb_channels or not sample_rate:
         what = f"{nb_bits}-bit {'integers' if tag == _PCM else 'floats' if tag == 3 else f'of format {tag}'}"
-        raise AudioError(f"{path}: {what}, expected 16-bit integers: musdbkit convert --subtype PCM_16 writes those")
+        raise AudioError(f"{path}: {what}, expected 16-bit integers: name other signals, or write it anew")
     if nb_bytes_each != 2 * nb_channels:
         raise AudioError(
             f"{path}: {nb_bytes_each} bytes for {nb_channels} channel(s) of 16 bits, expected {2 * nb_channels}: "

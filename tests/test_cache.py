@@ -364,7 +364,7 @@ def test_what_is_no_cache_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"no index\.json: not a cache, or not built to the end"):
         open_cache(tmp_path)
     (tmp_path / "file").write_text("")
-    with pytest.raises(DatasetError, match="no such folder"):
+    with pytest.raises(DatasetError, match="is a file, expected the cache's folder"):
         open_cache(tmp_path / "file")
     (tmp_path / INDEX).mkdir()
     with pytest.raises(DatasetError, match=r"index\.json: cannot be read: Is a directory"):

@@ -97,46 +97,68 @@ def test_other_values_that_cannot_be_used(site: Site, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize(
-    ("mixtures", "folders"),
+    ("mixture", "folder"),
     [
-        (["train/A/mixture.wav", "train/B/mixture.wav"], ["train/A", "train/B"]),
-        (["A/mixture.wav", "./B//x.wav"], ["A", "B"]),
-        (["mix/1.wav", "mix/2.wav"], ["mix/1", "mix/2"]),
-        (["1.wav", "2.wav"], ["1", "2"]),
-        (["a/A/m.wav", "b/A/m.wav"], ["a/A", "b/A"]),
-        (["a/m.wav", "a/b/m.wav", "a/b/c/m.wav"], ["a/m", "a/b/m", "a/b/c"]),
-        (["x.y - 1.2.wav", "x.y - 1.3.wav"], ["x.y - 1.2", "x.y - 1.3"]),
-        (["mix/1.wav", "mix/1.flac"], ["mix/1.wav", "mix/1.flac"]),
-        (["a/b.wav", "a/c.wav", "a/b/x.wav"], ["a/b.wav", "a/c", "a/b"]),
-        (["a/b.wav", "a/c.wav", "a/b/d/x.wav"], ["a/b.wav", "a/c", "a/b/d"]),
-        (["x.wav", "y/x/m.wav"], ["x", "y/x"]),
-        (["a/.wav", "a/..wav", "a/...wav"], ["a/.wav", "a/..wav", "a/...wav"]),
+        ("train/A/mixture.wav", "train/A"),
+        ("./B//mix.flac", "B"),
+        ("mix/1.wav", "mix/1"),
+        ("1.wav", "1"),
+        ("mixture.wav", "mixture"),
+        ("a/A/a_mix.wav", "a/A/a_mix"),
+        ("x.y - 1.2.wav", "x.y - 1.2"),
+        ("a/.wav", "a/.wav"),
+        ("a/...wav", "a/...wav"),
     ],
 )
-def test_each_track_has_a_folder_and_a_name_of_its_own(mixtures: list[str], folders: list[str]) -> None:
-    chosen = cache_request._choose_folders([PurePosixPath(mixture) for mixture in mixtures])
-    assert [chosen[PurePosixPath(mixture)] for mixture in mixtures] == folders
-    for one in chosen.values():
-        assert sum(each == one or each.startswith(f"{one}/") for each in chosen.values()) == 1
+def test_a_tracks_folder_depends_on_the_track_alone(mixture: str, folder: str) -> None:
+    assert cache_request._choose_folder(PurePosixPath(mixture), ("mixture", "mix")) == folder
 
 
 @pytest.mark.parametrize(
-    "mixtures",
+    "mixture", ["index.json/mixture.wav", ".musdbkit-0.partial/mixture.wav", "a/.musdbkit-0.partial/mixture.wav"]
+)
+def test_folders_that_the_cache_needs_are_refused(mixture: str) -> None:
+    with pytest.raises(ParameterError, match="the cache has files of its own named"):
+        cache_request._choose_folder(PurePosixPath(mixture), ("mixture",))
+
+
+@pytest.mark.parametrize(
+    ("mixtures", "message"),
     [
-        ["a/b.wav", "a/c.wav", "a/b.wav/x.wav", "a/b/x.wav"],
-        ["index.json/mixture.wav"],
-        [".musdbkit-0123456789abcdef.partial/mixture.wav"],
-        ["a/.musdbkit-0123456789abcdef.partial/mixture.wav"],
+        (["mix/1.wav", "mix/1.flac"], "mix/1.wav and mix/1.flac: would both be cached as mix/1"),
+        (["a/mixture.wav", "a/b/c/mixture.wav"], "a/b/c/mixture.wav: is below the folder of a/mixture.wav"),
     ],
 )
-def test_folders_that_cannot_be_are_refused(mixtures: list[str]) -> None:
-    with pytest.raises(ParameterError, match=r"expected (a folder with no other track|another)"):
-        cache_request._choose_folders([PurePosixPath(mixture) for mixture in mixtures])
+def test_tracks_that_cannot_be_kept_apart_are_refused(
+    site: Site, monkeypatch: pytest.MonkeyPatch, mixtures: list[str], message: str
+) -> None:
+    monkeypatch.chdir(site.folder)
+    config = site.configure(["A", "B"], paths=dict(zip("AB", mixtures, strict=True)))
+    with pytest.raises(DatasetError, match=message):
+        read_request(config, site.root)
+
+
+def test_a_row_that_goes_leaves_the_others_where_they_are(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(site.folder)
+    paths = {}
+    for name in ("A", "B"):
+        folder = site.add(name)
+        paths[name] = f"songs/{name}_mix.wav"
+        (site.root / "songs").mkdir(exist_ok=True)
+        (folder / "mixture.wav").rename(site.root / paths[name])
+    assert statuses(site.build(read_request(site.configure(["A", "B"], paths=paths), site.root))) == {
+        "A_mix": "built",
+        "B_mix": "built",
+    }
+    result = site.build(read_request(site.configure(["B"], paths=paths), site.root), prune=True)
+    assert (statuses(result), result.failed) == ({"B_mix": "already there"}, {})
+    assert open_cache(site.out).tracks == ("B_mix",)
+    assert not (site.out / "songs" / "A_mix").exists()
 
 
 def test_names_are_distinct_in_any_layout(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(site.folder)
-    tracks = ["one/A", "two/A", "B", "flat/1", "flat/2", "x", "y/x", "nested", "nested/C"]
+    tracks = ["one/A", "two/A", "B", "flat/1", "flat/2", "x", "y/x"]
     paths = {"flat/1": "mix/1.wav", "flat/2": "mix/2.wav", "x": "x.wav"}
     for track in tracks:
         folder = site.add(track)
@@ -144,11 +166,9 @@ def test_names_are_distinct_in_any_layout(site: Site, monkeypatch: pytest.Monkey
             (site.root / paths[track]).parent.mkdir(exist_ok=True)
             (folder / "mixture.wav").rename(site.root / paths[track])
     request = read_request(site.configure(tracks, paths=paths), site.root)
-    assert [track.name for track in request.tracks] == [
-        *("one/A", "two/A", "B", "mix/1", "mix/2", "x", "y/x", "nested", "C")
-    ]
+    assert [track.name for track in request.tracks] == [*("one/A", "two/A", "B", "1", "2", "x", "y/x")]
     result = site.build(request)
-    assert (len(result.tracks), result.failed) == (9, {})
+    assert (len(result.tracks), result.failed) == (7, {})
     assert set(site.folder.iterdir()) == {site.root, site.out, *(site.folder / n for n in FILES_OF_A_CONFIGURATION)}
     reader = open_cache(site.out)
     for track in request.tracks:

@@ -24,9 +24,9 @@ import soundfile
 
 from musdbkit import cache_arrays, caching
 from musdbkit.cache import INDEX, RECORD, Index, IndexedTrack, Parameters, open_cache, read_index
-from musdbkit.cache_request import Request, read_request
+from musdbkit.cache_request import Request, find_dtype, find_request, read_request
 from musdbkit.caching import build, inspect, verify
-from musdbkit.errors import AudioError, DatasetError
+from musdbkit.errors import AudioError, DatasetError, ParameterError
 from musdbkit.tracks import Parallel
 from tests.sites import (
     NB_SAMPLES,
@@ -55,7 +55,7 @@ def test_second_run_does_nothing(pair: tuple[Site, Request], monkeypatch: pytest
     forbid_hashes(monkeypatch)
     result = site.build(request)
     assert statuses(result) == {"A": "already there", "B": "already there"}
-    assert (result.failed, result.unused, result.too_short) == ({}, {}, ())
+    assert (result.failed, result.unused, result.notes) == ({}, {}, ())
     assert caching.describe(result) == []
     assert state(site.out) == before
 
@@ -170,9 +170,11 @@ def test_tracks_come_and_go(pair: tuple[Site, Request]) -> None:
     assert list(result.unused) == ["B"]
     (site.out / "B" / "notes.txt").write_text("mine")
     site.build(request, prune=True)
-    assert [path.name for path in (site.out / "B").iterdir()] == ["notes.txt"]
+    assert {path.name for path in (site.out / "B").iterdir()} == {RECORD, "notes.txt"}
+    assert statuses(site.build(site.request("C", "A", "B")))["B"] == "rebuilt"  # the folder is still the cache's
     (site.out / "B" / "notes.txt").unlink()
-    (site.out / "B").rmdir()
+    site.build(request, prune=True)
+    assert not (site.out / "B").exists()
     build(request, site.folder / "fresh", parallel=ONE)
     assert tree(site.out) == tree(site.folder / "fresh")
 
@@ -393,9 +395,17 @@ def test_short_tracks_are_cached_and_named(site: Site) -> None:
     site.add("A")
     site.add("B", nb_samples=64 + 16 * 2)
     result = site.build(replace(site.request("A", "B"), nb_frames=4))
-    assert result.too_short == ("B",)
+    assert result.notes == ("shorter than a segment of T = 4 frames: B",)
     assert result.tracks["B"].nb_frames == 3
-    assert caching.describe(result) == ["note: B: 3 frames, too short for a segment"]
+    assert caching.describe(result) == ["note: shorter than a segment of T = 4 frames: B"]
+
+
+def test_tracks_to_train_and_to_validate_on_are_named(site: Site) -> None:
+    for name in "ABC":
+        site.add(name)
+    wanted = [site.wanted("A", splits=("train", "valid")), site.wanted("B"), site.wanted("C", splits=("valid",))]
+    result = site.build(Request(SMALL, SIGNALS, tuple(wanted)))
+    assert result.notes == ("in the training and in the validation CSV: A",)
 
 
 def test_a_source_that_changes_while_it_is_read(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -444,7 +454,7 @@ def test_what_does_not_fit_is_refused_at_once(site: Site, monkeypatch: pytest.Mo
     request = site.request("A", "B", parameters=replace(SMALL, dtype=dtype))
     needed = sum(track.nb_bytes for track in site.build(request, dry_run=True).tracks.values())
     monkeypatch.setattr(caching, "free_bytes", lambda _: needed - 1)
-    with pytest.raises(DatasetError, match=r"needs 0\.000 GB more, 0\.000 GB are free: make room"):
+    with pytest.raises(DatasetError, match=r"needs 0\.1 MB more, 0\.[01] MB are free: make room"):
         site.build(request)
     assert not site.out.exists()
     monkeypatch.setattr(caching, "free_bytes", lambda _: 2 * needed)
@@ -460,7 +470,7 @@ def test_full_disk_is_a_clear_error_and_leaves_no_half_track(
     for name in "AB":
         site.add(name, ("mixture",), nb_samples=100_000)  # 6.6 MB
     request = site.request("A", "B", parameters=parameters, signals=("mixture",))
-    with pytest.raises(DatasetError, match=r"needs 0\.013 GB more, 0\.010 GB are free"):
+    with pytest.raises(DatasetError, match=r"needs 13\.2 MB more, 10\.\d MB are free"):
         build(request, small_disk, parallel=ONE)
     assert list(small_disk.iterdir()) == []
     monkeypatch.setattr(caching, "free_bytes", lambda _: 10**9)  # as if others wrote there meanwhile
@@ -699,7 +709,7 @@ def test_what_a_cache_says_of_itself(pair: tuple[Site, Request]) -> None:
             "arrays: 20 bins (0 to 2375 Hz), 2 channels, float16",
             "signals: mixture, vocals, drums",
             "tracks: train 2; 0.0 min of music; 0.1 MB",
-            "valid",
+            "valid" if asked else "whole (give CONFIG.json to compare it with its sources)",
         ]
     with pytest.raises(DatasetError, match="no such folder: build it with musdbkit cache"):
         inspect(site.folder / "absent")
@@ -774,3 +784,86 @@ def test_magnitudes_are_checked_where_they_are_made(site: Site) -> None:
     with pytest.raises(AudioError, match=r"mixture\.wav: a magnitude of .*, expected at most 6\.55e\+04"):
         list(cache_arrays._magnitudes(folder / "mixture.wav", SMALL))
     assert len(list(cache_arrays._magnitudes(folder / "mixture.wav", replace(SMALL, dtype="uint8")))) == 3
+
+
+# Readers while it changes
+
+
+def rebuild_a_source(site: Site, request: Request, signal: str) -> None:
+    samples, rate = soundfile.read(site.root / "A" / f"{signal}.wav")
+    soundfile.write(site.root / "A" / f"{signal}.wav", 0.1 * samples, rate, "PCM_16")
+    assert statuses(site.build(request))["A"] == "rebuilt"
+
+
+@pytest.mark.parametrize("dtype", ["float16", "uint8"])
+@pytest.mark.parametrize("signal", SIGNALS)
+def test_a_reader_mixes_no_old_arrays_with_new_ones(site: Site, dtype: str, signal: str) -> None:
+    site.add("A")
+    site.add("B")
+    request = site.request("A", "B", parameters=replace(SMALL, dtype=dtype))
+    site.build(request)
+    reader = open_cache(site.out)
+    reader.array("A", "mixture")
+    rebuild_a_source(site, request, signal)
+    with pytest.raises(DatasetError, match="A: was built again since the cache was opened: open it again"):
+        reader.segment("A", 0, 5)
+    assert reader.segment("B", 0, 5)["drums"].shape == (5, 20, 2)
+    assert open_cache(site.out).segment("A", 0, 5)["drums"].shape == (5, 20, 2)
+
+
+def test_a_reader_does_not_mind_touched_sources(pair: tuple[Site, Request]) -> None:
+    site, request = pair
+    reader = open_cache(site.out)
+    folder = (site.out / "A").stat().st_ino
+    (site.root / "A" / "drums.wav").touch()
+    assert statuses(site.build(request))["A"] == "already there"
+    assert (site.out / "A").stat().st_ino == folder
+    assert reader.segment("A", 0, 5)["drums"].shape == (5, 20, 2)
+
+
+def test_the_dtype_of_an_unfinished_cache_is_known(site: Site, tmp_path: Path) -> None:
+    assert find_dtype(tmp_path / "absent") == "float16"
+    site.add("A")
+    site.build(site.request("A", parameters=replace(SMALL, dtype="uint8")))
+    assert find_dtype(site.out) == "uint8"
+    (site.out / INDEX).unlink()
+    assert find_dtype(site.out) == "uint8"
+
+
+def test_smaller_arrays_need_room_before_larger_ones_go(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.add("A")
+    site.add("B")
+    site.build(site.request("A", "B", parameters=replace(SMALL, dtype="float32")))
+    smaller = site.request("A", "B")
+    least = sum(path.stat().st_size for path in (site.out / "A").glob("*.npy")) // 2  # of one track, as float16
+    monkeypatch.setattr(caching, "free_bytes", lambda _: least // 2)
+    with pytest.raises(DatasetError, match="make room"):
+        site.build(smaller)
+    monkeypatch.setattr(caching, "free_bytes", lambda _: 2 * least)
+    assert set(statuses(site.build(smaller)).values()) == {"rebuilt"}
+
+
+def test_nothing_is_pruned_while_a_track_fails(pair: tuple[Site, Request]) -> None:
+    site, request = pair
+    (site.root / "B" / "drums.wav").unlink()
+    before = tree(site.out / "B")
+    result = site.build(
+        replace(request, signals=SIGNALS[:2], tracks=(site.wanted("A", SIGNALS[:2]), request.tracks[1])), prune=True
+    )
+    assert list(result.failed) == ["B"]
+    assert not result.pruned
+    assert tree(site.out / "B") == before
+    assert (site.out / "A" / "drums.npy").is_file()
+
+
+def test_wrong_places_are_refused_once(site: Site) -> None:
+    site.add("A")
+    request = site.request("A")
+    with pytest.raises(DatasetError, match="holds the tracks themselves"):
+        build(request, site.root, parallel=ONE)
+    (site.folder / "file").write_text("mine")
+    with pytest.raises(DatasetError, match="is a file, expected the cache's folder"):
+        build(request, site.folder / "file", parallel=ONE)
+    site.add("train/A")
+    with pytest.raises(ParameterError, match="no track has vocal, train/A has drums, mixture, vocals"):
+        find_request(site.root, "spleeter", targets=["vocal"])

@@ -70,7 +70,7 @@ def test_wrong_usage_is_exit_status_2(run_cli: Run, arguments: list[str], messag
 def test_a_missing_dataset_is_one_line(run_cli: Run, command: list[str]) -> None:
     result = run_cli(*command)
     assert result.returncode == 1
-    assert result.stderr == "error: no dataset given: name its folder, or set MUSDB_PATH to it\n"
+    assert result.stderr == "error: no dataset given: name its folder (ROOT or --musdb), or set MUSDB_PATH to it\n"
     result = run_cli(*command, MUSDB_PATH="/nothing/here")
     assert result.returncode == 1
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("error")]

@@ -39,23 +39,26 @@ def document(result: subprocess.CompletedProcess[str]) -> Any:
     return json.loads(result.stdout, parse_constant=lambda name: pytest.fail(name))
 
 
+NOTE = "note: in the training and in the validation CSV: A"
+
+
 def test_the_walk(run_cli: Run, site: Site) -> None:
     variables = {"MUSDB_PATH": str(site.root)}
     jobs = ("--jobs", "1")
     planned = run_cli("cache", "config.json", "--dry-run", *jobs, **variables)
     assert planned.returncode == 0, planned.stderr
     assert lines(planned.stderr) == [f"musdb: {site.root}", "out: cache"]
-    assert lines(planned.stdout) == ["tracks: 2 to build", "to write: 0.1 MB"]
+    assert lines(planned.stdout) == ["tracks: 2 to build", "to write: 0.1 MB", NOTE]
     assert not site.out.exists()
 
     built = run_cli("cache", "config.json", **variables)
     assert built.returncode == 0, built.stderr
-    assert lines(built.stdout) == ["tracks: 2 built", "written: 0.1 MB"]
+    assert lines(built.stdout) == ["tracks: 2 built", "written: 0.1 MB", NOTE]
     assert open_cache(site.out).signals == SIGNALS
 
     before = state(site.out)
     again = run_cli("cache", "config.json", *jobs, **variables)
-    assert (again.returncode, lines(again.stdout)) == (0, ["tracks: 2 already there", "written: 0.0 MB"])
+    assert (again.returncode, lines(again.stdout)) == (0, ["tracks: 2 already there", "written: 0.0 MB", NOTE])
     assert state(site.out) == before
 
     for arguments in ((), ("config.json",)):
@@ -63,7 +66,7 @@ def test_the_walk(run_cli: Run, site: Site) -> None:
         assert result.returncode == 0
         assert result.stdout.splitlines()[-2:] == [
             "tracks: train 2, valid 1; 0.0 min of music; 0.1 MB",
-            "valid",
+            "valid" if arguments else "whole (give CONFIG.json to compare it with its sources)",
         ]
         result = run_cli("cache", *arguments, "--verify", *jobs, **variables)
         assert (result.returncode, lines(result.stdout)) == (0, ["tracks: 2 as written"])
@@ -75,8 +78,11 @@ def test_what_has_changed_is_said(run_cli: Run, site: Site) -> None:
     assert run_cli("cache", *options).returncode == 0
     change_one_sample(site.root / "train" / "B" / "drums.wav")
     info = run_cli("cache", *options, "--info")
-    assert "not valid: drums.wav has changed: drums of B" in info.stdout.splitlines()
-    assert info.returncode == 0
+    assert info.stdout.splitlines()[-2:] == [
+        "not valid: drums.wav has changed: drums of B",
+        "musdbkit cache CONFIG.json brings it up to date",
+    ]
+    assert info.returncode == 1
     verified = run_cli("cache", *options, "--verify")
     assert verified.returncode == 1
     assert lines(verified.stderr)[-2:] == [
@@ -100,7 +106,7 @@ def test_what_has_changed_is_said(run_cli: Run, site: Site) -> None:
     (site.out / "train" / "A" / "drums.npy").write_bytes(b"no")
     verified = run_cli("cache", "--verify")
     assert verified.returncode == 1
-    assert "cache/train/A: drums its file is missing, or has another size" in verified.stderr
+    assert "cache/train/A: drums: its file is missing, or has another size" in verified.stderr
 
 
 def test_json_is_one_document_on_stdout(run_cli: Run, site: Site) -> None:
@@ -110,7 +116,7 @@ def test_json_is_one_document_on_stdout(run_cli: Run, site: Site) -> None:
     result = run_cli("cache", *options, "--dtype", "uint8")
     assert result.returncode == 1
     built = document(result)
-    assert list(built) == ["out", "summary", "tracks", "failed", "too_short", "unused"]
+    assert list(built) == ["out", "summary", "tracks", "failed", "notes", "unused", "pruned"]
     assert built["out"] == "cache"
     assert built["summary"]["nb_tracks"] == {"built": 1}
     assert list(built["tracks"]) == list(planned["tracks"]) == ["A"]
@@ -160,7 +166,7 @@ def test_a_dataset_without_a_configuration(run_cli: Run, tmp_path: Path) -> None
     site.add("test/B", ("mixture", "drums", "bass", "other", "vocals"), nb_samples=9000)
     command = ("cache", "--preset", "openunmix", "--targets", "vocals, bass", "--dtype", "float32")
     assert run_cli(*command, MUSDB_PATH="wav").returncode == 0
-    reader = open_cache(site.out)
+    reader = open_cache(tmp_path / "cache-openunmix")
     assert (reader.tracks, reader.signals) == (("A",), ("mixture", "vocals", "bass"))
     assert reader.segment("A", 0, 5)["bass"].shape == (5, 2049, 2)
     assert run_cli(*command, "--subset", "test", "--out", "other", MUSDB_PATH="wav").returncode == 0
@@ -175,6 +181,8 @@ def test_a_dataset_without_a_configuration(run_cli: Run, tmp_path: Path) -> None
         (["--prune"], "CONFIG.json"),
         (["c.json", "--preset", "spleeter"], "--preset"),
         (["--info", "--verify"], "--verify"),
+        (["--info", "--dtype", "float32"], "--musdb, --dtype"),
+        (["c.json", "--targets", "vocals"], "--targets, --subset"),
         (["--info", "--force"], "--info, --verify"),
         (["--verify", "--dry-run"], "--info, --verify"),
         (["--verify", "--prune"], "--info, --verify"),

@@ -181,7 +181,7 @@ def test_wrong_usage_of_score_is_exit_status_2(run_cli: Run, case: Case, argumen
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["e"], "error: no dataset given: name its folder, or set MUSDB_PATH to it"),
+        (["e"], "error: no dataset given: name its folder (ROOT or --musdb), or set MUSDB_PATH to it"),
         (["e", "--musdb", "refs"], "error: e: no such folder"),
         ([".", "--musdb", "refs", "--out", "o"], "did you mean"),
         (["estimates", "--musdb", "refs", "--subset", "train"], "of 0 tracks in subset train; found test/A with"),

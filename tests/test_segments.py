@@ -270,7 +270,7 @@ def test_arrays_that_are_none(cache: Cache, content: bytes) -> None:
     with pytest.raises(DatasetError, match=r"vocals\.npy: (no whole \.npy file|No such file.*): run musdbkit cache"):
         cache.segment("Solo - Valid", 0, 1)
     np.save(path, np.zeros((3, NB_BINS, 2), np.float16))
-    with pytest.raises(DatasetError, match=r"float16 \(3, 5, 2\), expected float16 \(147, 5, 2\): remove it"):
+    with pytest.raises(DatasetError, match=r"float16 \(3, 5, 2\) .*, expected float16 \(147, 5, 2\) .*: remove it"):
         cache.segment("Solo - Valid", 0, 1)
 
 
@@ -279,10 +279,10 @@ def test_waves_that_have_changed(tmp_path: Path, rng: np.random.Generator) -> No
     waves = open_waves(tmp_path)
     path = tmp_path / "train" / "Solo - Valid" / "vocals.wav"
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(AudioError, match=r"vocals\.wav: shorter than it was: .*: open it again"):
+    with pytest.raises(AudioError, match=r"vocals\.wav: has changed since it was opened"):
         waves.segment("Solo - Valid", 0, 1)
     path.unlink()
-    with pytest.raises(AudioError, match=r"vocals\.wav: No such file or directory: .*: open it again"):
+    with pytest.raises(AudioError, match=r"vocals\.wav: has changed since it was opened"):
         waves.segment("Solo - Valid", 0, 1)
 
 
@@ -320,7 +320,6 @@ def test_segment_of_a_big_file_does_not_read_it(tmp_path: Path, rng: np.random.G
     assert grown < 30_000  # kB; with a single file read it would be a million
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no limit of open files")
 def test_more_files_than_may_be_open(tmp_path: Path, rng: np.random.Generator) -> None:
     root = tmp_path / "data" / "train"
     for i in range(60):
@@ -635,7 +634,6 @@ def _send_batch(reader: Reader, pipe: Connection) -> None:
 
 
 @FORKED
-@pytest.mark.skipif(sys.platform == "win32", reason="no fork")
 def test_forked_while_files_are_mapped(written: tuple[Reader, dict[tuple[str, str], NDArray[Any]]]) -> None:
     reader, _ = written
     batch = next(reader.batches(9, 4, seed=1, **CHUNKS))
@@ -659,7 +657,6 @@ def load(dataset: Any, method: str, nb_batches: int) -> list[Any]:
 
 
 @FORKED
-@pytest.mark.skipif(sys.platform == "win32", reason="no fork")
 def test_forked_workers_of_the_docstring(cache: Cache) -> None:
     text = inspect.getdoc(Reader) or ""
     example = textwrap.dedent(text[text.index("    class Batches") : text.index("The batches come")])
@@ -690,3 +687,38 @@ def test_reused_batches_hold_the_same_in_the_same_arrays(cache: Cache) -> None:
         expected = next(fresh)
     for signal in expected:
         np.testing.assert_array_equal(first[signal], expected[signal])
+
+
+def test_readers_share_the_limit_of_open_files(tmp_path: Path, rng: np.random.Generator) -> None:
+    write_cache(tmp_path / "cache", "float16", rng)
+    code = """
+        import resource, sys
+        from musdbkit.cache import open_cache
+        readers = [open_cache(sys.argv[1]) for _ in range(20)]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (24, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        for _ in range(2):
+            for reader in readers:
+                for track in reader.tracks:
+                    reader.segment(track, 0, 1)
+        print(sum(len(reader._arrays) for reader in readers))
+        kept = []
+        try:
+            for reader in readers:
+                kept += [reader.segment(track, 0, 1) for track in reader.tracks]
+        except Exception as error:
+            print(type(error).__name__, error)
+    """
+    open_maps, error = in_child(code, tmp_path / "cache").splitlines()
+    assert int(open_maps) <= 12
+    assert error.startswith("DatasetError")
+    assert error.endswith("too many open files: raise the limit (ulimit -n), or keep fewer segments")
+
+
+def test_waves_that_were_written_anew(tmp_path: Path, rng: np.random.Generator) -> None:
+    write_waves(tmp_path, rng)
+    waves = open_waves(tmp_path)
+    path = tmp_path / "train" / "Solo - Valid" / "vocals.wav"
+    samples, rate = soundfile.read(path)
+    soundfile.write(path, samples, rate, "FLOAT")
+    with pytest.raises(AudioError, match=r"vocals\.wav: has changed since it was opened: open the dataset again"):
+        waves.segment("Solo - Valid", 0, 5)

@@ -124,7 +124,7 @@ def test_an_unreadable_folder_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_default_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(DatasetError, match="no dataset given: name its folder, or set MUSDB_PATH"):
+    with pytest.raises(DatasetError, match=r"no dataset given: name its folder \(ROOT or --musdb\), or set MUSDB_PATH"):
         default_root(None)
     make_stems(tmp_path / "stems", "train", "A")
     monkeypatch.setenv("MUSDB_PATH", str(tmp_path / "stems"))

@@ -152,7 +152,7 @@ def test_other_samples_are_refused(
 ) -> None:
     path = place(tmp_path, b"")
     soundfile.write(path, noise(rng), RATE, subtype, format=form)
-    expected = f"{path}: {what}, expected 16-bit integers: musdbkit convert --subtype PCM_16 writes those"
+    expected = f"{path}: {what}, expected 16-bit integers: name other signals, or write it anew"
     with pytest.raises(AudioError) as caught:
         open_waves(tmp_path)
     assert str(caught.value) == expected
