@@ -73,6 +73,16 @@ class Batches(torch.utils.data.IterableDataset[Any]):
         )
 
 
+class Some(torch.utils.data.IterableDataset[Any]):
+    """The first batches of an endless dataset: workers that end by themselves are not torn from their work."""
+
+    def __init__(self, dataset: Any, nb_batches: int) -> None:
+        self.dataset, self.nb_batches = dataset, nb_batches
+
+    def __iter__(self) -> Iterator[Any]:
+        return itertools.islice(iter(self.dataset), self.nb_batches)
+
+
 CHUNKS: dict[str, Any] = {"nb_chunks": 3, "chunk_seconds": 1.0}
 
 
@@ -651,9 +661,11 @@ def test_forked_while_files_are_mapped(written: tuple[Reader, dict[tuple[str, st
 
 
 def load(dataset: Any, method: str, nb_batches: int) -> list[Any]:
-    """Return batches of a torch DataLoader with two workers."""
-    loader = torch.utils.data.DataLoader(dataset, batch_size=None, num_workers=2, multiprocessing_context=method)
-    return take(iter(loader), nb_batches)
+    """Return batches of a torch DataLoader with two workers, an even number of them."""
+    some = Some(dataset, nb_batches // 2)
+    batches = list(torch.utils.data.DataLoader(some, batch_size=None, num_workers=2, multiprocessing_context=method))
+    assert len(batches) == nb_batches
+    return batches
 
 
 @FORKED
@@ -663,19 +675,19 @@ def test_forked_workers_of_the_docstring(cache: Cache) -> None:
     example = example.replace("batches(512, 4, ", "batches(9, 4, rule='uniform', ")
     names: dict[str, Any] = {"torch": torch, "cache": cache}
     exec(example, names)
-    expected = take(cache.batches(9, 4, rule="uniform", seed=0), 5)  # which also maps the files
+    expected = take(cache.batches(9, 4, rule="uniform", seed=0), 6)  # which also maps the files
     assert names["loader"].num_workers == 2
-    for got in (load(names["Batches"](cache), "fork", 5), take(iter(names["Batches"](cache)), 5)):
-        assert [same(a, b) for a, b in zip(got, expected, strict=True)] == [True] * 5
+    for got in (load(names["Batches"](cache), "fork", 6), take(iter(names["Batches"](cache)), 6)):
+        assert [same(a, b) for a, b in zip(got, expected, strict=True)] == [True] * 6
 
 
 @pytest.mark.parametrize("kind", ["uint8", pytest.param("waves", marks=pytest.mark.slow)])  # 5 s to import torch
 def test_spawned_workers(tmp_path: Path, rng: np.random.Generator, kind: str) -> None:
     reader, _ = read(kind, tmp_path, rng)
-    expected = take(reader.batches(9, 4, seed=5, **CHUNKS), 5, 2)
-    got = load(Batches(reader, first=2), "spawn", 5)
+    expected = take(reader.batches(9, 4, seed=5, **CHUNKS), 6, 2)
+    got = load(Batches(reader, first=2), "spawn", 6)
     assert all(isinstance(tensor, torch.Tensor) for batch in got for tensor in batch.values())
-    assert [same(a, b) for a, b in zip(got, expected, strict=True)] == [True] * 5
+    assert [same(a, b) for a, b in zip(got, expected, strict=True)] == [True] * 6
 
 
 def test_reused_batches_hold_the_same_in_the_same_arrays(cache: Cache) -> None:
