@@ -312,7 +312,9 @@ def cache(
     musdb: Annotated[
         Path | None,
         typer.Option(
-            "--musdb", metavar="ROOT", help="Dataset as wav; by default MUSDB_PATH, or ./musdb18-wav as for make-csv."
+            "--musdb",
+            metavar="ROOT",
+            help="Dataset as wav; by default MUSDB_PATH, or ./musdb18-wav where that holds stem files.",
         ),
     ] = None,
     targets: Annotated[
