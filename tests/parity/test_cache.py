@@ -1,8 +1,6 @@
 """What Spleeter 2.4.2 itself reads from the CSVs is what our cache holds; set up with setup_spleeter.sh."""
 
 import contextlib
-import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +14,9 @@ from musdbkit.caching import build
 from musdbkit.spleeter_files import make_csv
 from musdbkit.synth import synth
 from musdbkit.tracks import Parallel
+from tests.parity.peer import PYTHON, run_spleeter
 
 pytestmark = pytest.mark.spleeter
-
-PYTHON = os.environ.get("MUSDBKIT_SPLEETER_PYTHON")
 
 if not PYTHON:
     pytest.skip("MUSDBKIT_SPLEETER_PYTHON names no Python with Spleeter", allow_module_level=True)
@@ -58,11 +55,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     synth(folder / "musdb", train=1, valid=1, test=0, seconds=20.0, layout="wav", parallel=Parallel(1))
     with contextlib.chdir(folder):
         make_csv(Path("musdb"), stems=4)
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
-    environment |= {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
-    command = [str(PYTHON), "-c", SPLEETER]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-4000:]
+    run_spleeter(SPLEETER, cwd=folder)
     return folder
 
 

@@ -1,8 +1,6 @@
 """Spleeter 2.4.2 itself reads what `make_csv` writes; set up with setup_spleeter.sh."""
 
 import json
-import os
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +9,9 @@ import soundfile
 
 from musdbkit import musdb18
 from musdbkit.spleeter_files import check_csv, make_csv, read_config
+from tests.parity.peer import PYTHON, run_spleeter
 
 pytestmark = pytest.mark.spleeter
-
-PYTHON = os.environ.get("MUSDBKIT_SPLEETER_PYTHON")
 
 if not PYTHON:
     pytest.skip("MUSDBKIT_SPLEETER_PYTHON names no Python with Spleeter", allow_module_level=True)
@@ -74,21 +71,9 @@ print(json.dumps(counts))
 """
 
 
-def run_spleeter(script: str, *arguments: str, cwd: Path) -> object:
-    """Return what a script prints as JSON on its last line, run by the Python that has Spleeter."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
-    environment |= {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(
-        [str(PYTHON), "-c", PRELUDE + script, *arguments],
-        cwd=cwd,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=900,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    return json.loads(done.stdout.splitlines()[-1])
+def ask(script: str, *arguments: str, cwd: Path) -> object:
+    """Return what a script prints as JSON on its last line."""
+    return json.loads(run_spleeter(PRELUDE + script, *arguments, cwd=cwd).splitlines()[-1])
 
 
 def write_track(folder: Path, nb_samples: int, gain: float, rng: np.random.Generator) -> None:
@@ -118,7 +103,7 @@ def test_spleeter_trains_on_our_files(root: Path, tmp_path: Path, monkeypatch: p
     assert result.rows == {"train": len(TRAIN), "validation": len(VALIDATION), "test": 1}
     config = read_config(Path(f"runs/a b/musdb_{stems}stems.json"))
 
-    got = run_spleeter(BATCHES, f"runs/a b/musdb_{stems}stems.json", str(root), cwd=tmp_path)
+    got = ask(BATCHES, f"runs/a b/musdb_{stems}stems.json", str(root), cwd=tmp_path)
 
     def expected(nb_rows: int) -> list[dict[str, list[int]]]:
         shape = [nb_rows, 512, 1024, 2]
@@ -155,7 +140,7 @@ def test_the_least_length_is_spleeters(tmp_path: Path) -> None:
     assert check_csv(odd, root).findings == ()
 
     csvs = [*(f"{name}.csv" for name in lengths), "odd.csv"]
-    got = run_spleeter(COUNTS, "musdb_2stems.json", "data", *csvs, cwd=tmp_path)
+    got = ask(COUNTS, "musdb_2stems.json", "data", *csvs, cwd=tmp_path)
 
     assert isinstance(got, dict)
     assert left_out == {"short", "11.5 s"}

@@ -3,7 +3,6 @@
 import importlib
 import importlib.util
 import os
-import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -16,8 +15,7 @@ from numpy.typing import NDArray
 
 from musdbkit.audio import decode_stems
 from musdbkit.stft import PRESETS, istft, magnitude, stft
-
-PYTHON = os.environ.get("MUSDBKIT_SPLEETER_PYTHON")
+from tests.parity.peer import PYTHON, run_spleeter
 
 SPLEETER = """
 import functools, sys
@@ -64,11 +62,7 @@ def test_transforms_are_spleeters(tmp_path: Path, samples: NDArray[np.float32], 
     gains = np.array([0.25, 0.5, 1], dtype)[np.arange(2049) % 3]
     np.save(tmp_path / "samples.npy", samples.astype(dtype))
     np.save(tmp_path / "gains.npy", gains)
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
-    environment |= {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
-    command = [str(PYTHON), "-c", SPLEETER]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-4000:]
+    run_spleeter(SPLEETER, cwd=tmp_path)
     training, inference, inverse = (np.load(tmp_path / f"{name}.npy") for name in ("training", "inference", "inverse"))
 
     assert training.dtype == inverse.dtype == dtype
