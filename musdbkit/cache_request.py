@@ -27,7 +27,8 @@ from musdbkit.cache import (
     read_record,
 )
 from musdbkit.errors import AudioError, DatasetError, ParameterError
-from musdbkit.spleeter_files import Row, SpleeterConfig, read_config, read_csv
+from musdbkit.spleeter_config import SpleeterConfig, read_config
+from musdbkit.spleeter_files import Row, read_csv
 from musdbkit.stft import PRESETS as TRANSFORMS
 from musdbkit.stft import StftParams
 from musdbkit.tracks import PARTIAL_PREFIX, find_tracks

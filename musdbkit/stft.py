@@ -26,7 +26,6 @@ import scipy.fft
 from numpy.typing import NDArray
 
 from musdbkit.errors import ParameterError
-from musdbkit.tracks import nb_cores
 
 Wave: TypeAlias = NDArray[Any]
 Spectrogram: TypeAlias = NDArray[Any]
@@ -136,6 +135,13 @@ PRESETS: Final = {
 Both train on whole frames from sample 0 on and separate with padded ones: Spleeter puts a frame of zeros before the
 signal and fills the last frame, Open-Unmix's Separator centres frames in the mirrored signal. Spectra are not scaled.
 """
+
+
+def _nb_cores() -> int:
+    """Return how many processor cores this process may use."""
+    from musdbkit.tracks import nb_cores  # not above: tracks needs what decodes audio, and a training machine does not
+
+    return nb_cores()
 
 
 def stft(samples: Wave, params: StftParams, *, workers: int | None = None) -> Spectrogram:
@@ -288,7 +294,7 @@ def _run(
     function: Callable[[tuple[int, ...], int], None], tasks: list[tuple[tuple[int, ...], int]], workers: int | None
 ) -> None:
     """Call a function for all tasks, in threads."""
-    nb_threads = min(nb_cores() if workers is None else workers, len(tasks))
+    nb_threads = min(_nb_cores() if workers is None else workers, len(tasks))
     if nb_threads <= 1:
         for task in tasks:
             function(*task)

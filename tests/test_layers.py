@@ -13,6 +13,7 @@ LAYERS = [
     "errors",
     "musdb18",
     "templates",
+    "spleeter_config",
     "audio",
     "tracks",
     "synth",

@@ -8,7 +8,8 @@ import pytest
 import soundfile
 
 from musdbkit import musdb18
-from musdbkit.spleeter_files import check_csv, make_csv, read_config
+from musdbkit.spleeter_config import read_config
+from musdbkit.spleeter_files import check_csv, make_csv
 from tests.parity.peer import PYTHON, run_spleeter
 
 pytestmark = pytest.mark.spleeter
