@@ -3,7 +3,8 @@
 Results go to stdout, progress and errors to stderr. Exit status 0: all done; 1: something failed, each named; 2: usage.
 Only typer is imported here; a command imports its function when it runs, so that `--help` answers at once.
 
-Other packages add commands through the entry-point group `musdbkit.commands`: each entry is a `typer.Typer`.
+Other packages add commands through the entry-point group `musdbkit.commands`: each entry is a `typer.Typer`. The
+options and the functions without underscore are for them, too.
 """
 
 import os
@@ -108,21 +109,21 @@ def synth(
         seconds=seconds,
         layout=layout,
         seed=seed,
-        faults=tuple(module.FAULTS) if faults == "all" else _split(faults),
+        faults=tuple(module.FAULTS) if faults == "all" else split_names(faults),
         force=force,
         dry_run=dry_run,
-        parallel=_parallel(jobs, backend, scheduler),
+        parallel=make_parallel(jobs, backend, scheduler),
     )
     if as_json:
-        _print_json(result)
+        print_json(result)
     else:
         for track in result.made:
             typer.echo(printable(track.path) + (f"  (fault: {track.fault})" if track.fault else ""))
         verb = "would be made" if dry_run else "made"
         typer.echo(f"tracks: {len(result.made)} {verb}, {len(result.kept)} already there")
         verb = "to write" if dry_run else "written"
-        typer.echo(f"{verb}: {_size(result.nb_bytes)}; {result.audio_seconds / 60:.1f} min of music")
-    _exit_failed(result.failed, f"{len(result.made)} made")
+        typer.echo(f"{verb}: {format_size(result.nb_bytes)}; {result.audio_seconds / 60:.1f} min of music")
+    exit_failed(result.failed, f"{len(result.made)} made")
 
 
 @app.command()
@@ -142,9 +143,9 @@ def check(
     from musdbkit.tracks import default_root
 
     chosen = default_root(root) if root or os.environ.get("MUSDB_PATH") else None
-    result = module.check(chosen, strict=strict, parallel=_parallel(jobs, backend, scheduler))
+    result = module.check(chosen, strict=strict, parallel=make_parallel(jobs, backend, scheduler))
     if as_json:
-        _print_json(result)
+        print_json(result)
     else:
         from rich.console import Console
 
@@ -185,24 +186,30 @@ def convert(
     from musdbkit.tracks import default_root
 
     root = default_root(stems)
-    _say_paths(stems=root, out=out)
+    say_paths(stems=root, out=out)
     settings = module.Settings(
-        _split(targets) if targets else module.DEFAULT_TARGETS, file_format, subtype, sample_rate
+        split_names(targets) if targets else module.DEFAULT_TARGETS, file_format, subtype, sample_rate
     )
     outcome = module.convert(
-        root, out, settings, force=force, verify=verify, dry_run=dry_run, parallel=_parallel(jobs, backend, scheduler)
+        root,
+        out,
+        settings,
+        force=force,
+        verify=verify,
+        dry_run=dry_run,
+        parallel=make_parallel(jobs, backend, scheduler),
     )
     summary = module.summarise(outcome, out)
     if as_json:
-        _print_json({"stems": root, "out": out, "summary": summary, "tracks": outcome.done, "failed": outcome.failed})
+        print_json({"stems": root, "out": out, "summary": summary, "tracks": outcome.done, "failed": outcome.failed})
     else:
         for key, track in outcome.done.items():
             for target, pcm_hash in track.pcm_hashes.items():
                 typer.echo(f"{pcm_hash}  {printable(key)}/{target}")
-        _print_totals(summary, dry_run)
+        print_totals(summary, dry_run)
         for target, keys in summary.overflowed.items():
             typer.echo(f"{target}: the sum overflows {subtype}, so FLOAT wav: {printable(', '.join(keys))}")
-    _exit_failed(outcome.failed, f"{len(outcome.done)} done")
+    exit_failed(outcome.failed, f"{len(outcome.done)} done")
 
 
 @app.command()
@@ -247,7 +254,7 @@ def make_csv(
     if stems is None:
         raise typer.BadParameter("2 or 4, or --check FILE", param_hint="--stems")
     chosen = default_root(root, wav=True)
-    _say_paths(root=chosen, out=out)
+    say_paths(root=chosen, out=out)
     result = spleeter_files.make_csv(
         chosen,
         stems=int(stems),
@@ -258,10 +265,10 @@ def make_csv(
         make_accompaniment=make_accompaniment,
         force=force,
         dry_run=dry_run,
-        parallel=_parallel(jobs, backend, scheduler),
+        parallel=make_parallel(jobs, backend, scheduler),
     )
     if as_json:
-        _print_json(result)
+        print_json(result)
     else:
         for path in result.written:
             typer.echo(printable(path) + ("  (would be written)" if dry_run else ""))
@@ -273,12 +280,12 @@ def make_csv(
             typer.echo("tracks: " + ", ".join(f"{split} {number}" for split, number in result.rows.items()))
             typer.echo(f"held out: {printable('; '.join(result.validation))}")
             verb = "to write" if dry_run else "written"
-            typer.echo(f"{verb}: {_size(result.nb_bytes)}; {_size(result.free_bytes)} free")
+            typer.echo(f"{verb}: {format_size(result.nb_bytes)}; {format_size(result.free_bytes)} free")
         for key, reason in result.left_out.items():
             typer.echo(f"left out: {printable(key)}: {reason}")
         for note in result.notes:
             typer.echo(f"note: {printable(note)}")
-    _exit_failed(result.failed, "no CSV was written")
+    exit_failed(result.failed, "no CSV was written")
 
 
 def _check_csv(path: Path, root: Path | None, stems: str | None, as_json: bool) -> None:
@@ -287,7 +294,7 @@ def _check_csv(path: Path, root: Path | None, stems: str | None, as_json: bool) 
 
     result = spleeter_files.check_csv(path, root, int(stems) if stems else None)
     if as_json:
-        _print_json(result)
+        print_json(result)
     else:
         typer.echo(f"root: {printable(result.root)}", err=True)
         for finding in result.findings[:_NB_FINDINGS]:
@@ -358,14 +365,14 @@ def cache(
     if config is None and preset is None and (musdb is not None or dtype is not None):
         raise typer.BadParameter("only with CONFIG.json or --preset", param_hint="--musdb, --dtype")
     out = out or Path(f"cache-{preset}" if preset else "cache")
-    parallel = _parallel(jobs, backend, scheduler)
+    parallel = make_parallel(jobs, backend, scheduler)
     request = None
     if config is not None or preset is not None:
         root = default_root(musdb, wav=True)
-        _say_paths(musdb=root, out=out)
+        say_paths(musdb=root, out=out)
         kind = dtype or cache_request.find_dtype(out)
         if preset is not None:
-            signals = musdb18.STEMS if targets is None else _split(targets)
+            signals = musdb18.STEMS if targets is None else split_names(targets)
             request = cache_request.find_request(
                 root, preset, targets=signals, subsets=(subset or "train",), dtype=kind
             )
@@ -379,12 +386,12 @@ def cache(
     result = caching.build(request, out, force=force, dry_run=dry_run, prune=prune, parallel=parallel)
     summary = caching.summarise(result, out)
     if as_json:
-        _print_json({"out": out, "summary": summary, **vars(result)})
+        print_json({"out": out, "summary": summary, **vars(result)})
     else:
-        _print_totals(summary, dry_run)
+        print_totals(summary, dry_run)
         for line in caching.describe(result):
             typer.echo(printable(line))
-    _exit_failed(result.failed, f"{len(result.tracks)} done")
+    exit_failed(result.failed, f"{len(result.tracks)} done")
 
 
 def _look_at_cache(out: Path, request: "Request | None", verify: bool, as_json: bool, parallel: "Parallel") -> None:
@@ -394,7 +401,7 @@ def _look_at_cache(out: Path, request: "Request | None", verify: bool, as_json: 
     if not verify:
         found = caching.inspect(out, request, parallel=parallel)
         if as_json:
-            _print_json({"out": out, **vars(found), "valid": found.valid})
+            print_json({"out": out, **vars(found), "valid": found.valid})
         for line in () if as_json else caching.describe_info(found):
             typer.echo(printable(line))
         if not found.valid:
@@ -403,10 +410,10 @@ def _look_at_cache(out: Path, request: "Request | None", verify: bool, as_json: 
     outcome = caching.verify(out, request, parallel=parallel)
     nb_bytes = sum(outcome.done.values())
     if as_json:
-        _print_json({"out": out, "nb_bytes": nb_bytes, "verified": list(outcome.done), "failed": outcome.failed})
+        print_json({"out": out, "nb_bytes": nb_bytes, "verified": list(outcome.done), "failed": outcome.failed})
     else:
-        typer.echo(f"tracks: {len(outcome.done)} as written; {_size(nb_bytes)} read")
-    _exit_failed(outcome.failed, f"{len(outcome.done)} as written")
+        typer.echo(f"tracks: {len(outcome.done)} as written; {format_size(nb_bytes)} read")
+    exit_failed(outcome.failed, f"{len(outcome.done)} as written")
 
 
 @app.command()
@@ -432,7 +439,7 @@ def oracle(
     from musdbkit.tracks import default_root
 
     root, chosen = default_root(musdb), out or Path("estimates", method)
-    _say_paths(musdb=root, out=chosen)
+    say_paths(musdb=root, out=chosen)
     outcome = module.oracle(
         root,
         chosen,
@@ -440,16 +447,14 @@ def oracle(
         subsets=(subset,),
         force=force,
         dry_run=dry_run,
-        parallel=_parallel(jobs, backend, scheduler),
+        parallel=make_parallel(jobs, backend, scheduler),
     )
     summary = module.summarise(outcome, chosen)
     if as_json:
-        _print_json(
-            {"musdb": root, "out": chosen, "summary": summary, "tracks": outcome.done, "failed": outcome.failed}
-        )
+        print_json({"musdb": root, "out": chosen, "summary": summary, "tracks": outcome.done, "failed": outcome.failed})
     else:
-        _print_totals(summary, dry_run)
-    _exit_failed(outcome.failed, f"{len(outcome.done)} done")
+        print_totals(summary, dry_run)
+    exit_failed(outcome.failed, f"{len(outcome.done)} done")
 
 
 @app.command()
@@ -510,8 +515,8 @@ def score(
     root = refs or default_root(musdb)
     named = estimates if estimates.name not in ("", "..") else estimates.resolve()  # "." has no name
     chosen = out or named.with_name(f"{named.name}-scores")
-    settings = scoring.Settings(_split(metrics), window, hop, "v4", silence, engine, align, complement)
-    _say_paths(estimates=estimates, references=root, out=chosen)
+    settings = scoring.Settings(split_names(metrics), window, hop, "v4", silence, engine, align, complement)
+    say_paths(estimates=estimates, references=root, out=chosen)
     result = scoring.score(
         estimates,
         scoring.find_other_references(refs) if refs else scoring.find_references(root),
@@ -523,15 +528,15 @@ def score(
         force=force,
         dry_run=dry_run,
         device=device,
-        parallel=_parallel(jobs, backend, scheduler),
+        parallel=make_parallel(jobs, backend, scheduler),
     )
     if as_json:
-        _print_json(scoring.summarise(result))
+        print_json(scoring.summarise(result))
     else:
         from rich.console import Console
 
         scoring.print_result(result, Console())
-    _exit_failed(result.failed, f"{len(result.done)} done")
+    exit_failed(result.failed, f"{len(result.done)} done")
 
 
 @app.command()
@@ -546,41 +551,41 @@ def demo(
 
     from musdbkit import demo as module
 
-    module.demo(out, Console(), parallel=_parallel(jobs, backend, scheduler))
+    module.demo(out, Console(), parallel=make_parallel(jobs, backend, scheduler))
 
 
-def _split(names: str) -> tuple[str, ...]:
+def split_names(names: str) -> tuple[str, ...]:
     """Return the names in a comma separated list."""
     return tuple(name.strip() for name in names.split(",") if name.strip())
 
 
-def _size(nb_bytes: int) -> str:
+def format_size(nb_bytes: int) -> str:
     """Return a number of bytes for reading."""
     return f"{nb_bytes / 1e9:.2f} GB" if nb_bytes >= 1e9 else f"{nb_bytes / 1e6:.1f} MB"
 
 
-def _parallel(jobs: int | None, backend: str, scheduler: str | None) -> "Parallel":
+def make_parallel(jobs: int | None, backend: str, scheduler: str | None) -> "Parallel":
     """Return how to run over tracks."""
     from musdbkit.tracks import Parallel
 
     return Parallel(jobs, backend, scheduler)
 
 
-def _say_paths(**paths: Path) -> None:
+def say_paths(**paths: Path) -> None:
     """Print the paths that a command chose, on stderr."""
     for name, path in paths.items():
         typer.echo(f"{name}: {printable(path)}", err=True)
 
 
-def _print_totals(totals: "Totals", dry_run: bool) -> None:
+def print_totals(totals: "Totals", dry_run: bool) -> None:
     """Print how many tracks were done and how much was written."""
     counts = ", ".join(f"{number} {status}" for status, number in totals.nb_tracks.items()) or "none done"
     typer.echo(f"tracks: {counts}; {totals.seconds / 60:.1f} min of music")
     verb = "to write" if dry_run else "written"
-    typer.echo(f"{verb}: {_size(totals.nb_bytes)}; {_size(totals.free_bytes)} free")
+    typer.echo(f"{verb}: {format_size(totals.nb_bytes)}; {format_size(totals.free_bytes)} free")
 
 
-def _print_json(document: Any) -> None:
+def print_json(document: Any) -> None:
     """Print one strict JSON document."""
     import dataclasses
     import json
@@ -593,7 +598,7 @@ def _print_json(document: Any) -> None:
     typer.echo(json.dumps(document, default=plain, indent=2, allow_nan=False))
 
 
-def _exit_failed(failed: dict[str, str], closing: str) -> None:
+def exit_failed(failed: dict[str, str], closing: str) -> None:
     """Name the tracks that failed and exit with status 1, if there are any."""
     for key, message in failed.items():
         typer.echo(f"error: {printable(message if printable(key) in message else f'{key}: {message}')}", err=True)
