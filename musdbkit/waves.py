@@ -131,6 +131,10 @@ def open_waves(
         name = track if counts[track] == 1 else f"{subset}/{track}"
         found[name], splits[name] = files, ("valid" if subset == "train" and track in valid else subset,)
     if not found:
+        if any(next((folder / subset).glob("*.stem.mp4"), None) for subset in subsets):
+            raise DatasetError(
+                f"{folder}: stem files, expected wav files: convert them first: musdbkit convert {folder}"
+            )
         looked = ", ".join(str(folder / subset / "TRACK" / "mixture.wav") for subset in subsets)
         raise DatasetError(f"{folder}: no tracks with wav files (looked for {looked})")
     names = tuple(signals) if signals is not None else _common(found)

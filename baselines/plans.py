@@ -1,0 +1,208 @@
+"""Plans: what is trained on what, and how.
+
+Reads a Spleeter configuration, and looks at the data: a spectrogram cache, or a dataset's 16-bit wav files. Writes
+nothing.
+"""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from baselines import models
+from baselines.data import Batches, SpectrogramBatches, WaveBatches
+from baselines.recipes import Recipe, change_recipe, find_recipe, follow_config
+from baselines.spleeter_settings import unet_settings
+from musdbkit.cache import MIXTURE, Cache, open_cache
+from musdbkit.errors import DatasetError, ParameterError
+from musdbkit.musdb18 import STEMS, VALIDATION_TRACKS
+from musdbkit.segments import Reader
+from musdbkit.spleeter_config import SpleeterConfig, read_config
+from musdbkit.waves import Waves, open_waves
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is trained on what, and how.
+
+    Attributes
+    ----------
+    model : one of `models.MODELS`.
+    settings : the model's.
+    recipe : how it is trained.
+    data : folder of the cache or of the dataset's wav files, as the model reads.
+    """
+
+    model: str
+    settings: Any
+    recipe: Recipe
+    data: Path
+
+
+def make_plan(
+    model: str | None = None,
+    config: Path | SpleeterConfig | None = None,
+    *,
+    data: Path,
+    recipe: str = "paper",
+    targets: tuple[str, ...] | None = None,
+    changes: Mapping[str, Any] | None = None,
+) -> Plan:
+    """Return what to train, from a Spleeter configuration or from a model's name.
+
+    Parameters
+    ----------
+    model : one of `models.MODELS`.
+    config : Spleeter's JSON, or what it says, in place of a model's name.
+    data : folder of the cache, or for models that read waves, of the dataset.
+    recipe : `paper` or `upstream`.
+    targets : what is estimated; by default as the configuration says, or all stems.
+    changes : other values, as JSON has them, of fields of the recipe or of the model's settings.
+
+    Raises
+    ------
+    ParameterError
+        There is no such model, recipe or field, or it cannot have that value.
+    DatasetError
+        The configuration cannot be read.
+    """
+    if (model is None) == (config is None):
+        raise ParameterError("expected a model's name or a configuration, not both and not neither")
+    if config is not None:
+        found = read_config(config) if isinstance(config, Path) else config
+        model = "spleeter-blstm" if found.model.startswith("blstm") else "spleeter-unet"
+        chosen, overrides = find_recipe(model, recipe)
+        chosen = follow_config(chosen, found)
+        settings = unet_settings(found, **overrides)
+    else:
+        assert model is not None
+        kind = models.find_kind(model)
+        chosen, overrides = find_recipe(model, recipe)
+        settings = kind.settings(**overrides)
+    recipe_fields = {entry.name for entry in dataclasses.fields(Recipe)}
+    changes = dict(changes or {}) | ({"targets": list(targets)} if targets is not None else {})
+    chosen = change_recipe(chosen, {name: value for name, value in changes.items() if name in recipe_fields})
+    document = models.settings_to_json(settings)
+    if unknown := [name for name in changes if name not in recipe_fields | document.keys()]:
+        known = sorted(recipe_fields | document.keys())
+        near = difflib.get_close_matches(unknown[0], known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(known)}"
+        raise ParameterError(f"{model}: no setting {unknown[0]}: {hint}")
+    document |= {name: value for name, value in changes.items() if name not in recipe_fields}
+    return Plan(model, models.settings_from_json(model, document), chosen, data)
+
+
+def _open_data(plan: Plan) -> Reader:
+    """Return the reader of what a model is trained on."""
+    if models.MODELS[plan.model].reads == "waves":
+        return open_waves(plan.data, signals=(MIXTURE, *STEMS), valid=VALIDATION_TRACKS)
+    cache = open_cache(plan.data)
+    p, s = cache.parameters, plan.settings
+    for name in ("n_fft", "hop_length", "sample_rate", "nb_channels"):
+        if getattr(p, name) != getattr(s, name):
+            raise ParameterError(
+                f"{plan.data}: {name} is {getattr(p, name)}, expected {getattr(s, name)}: build another cache"
+            )
+    return cache
+
+
+def make_batches(plan: Plan, device: torch.device) -> Batches:
+    """Return the batches of a plan."""
+    reader, recipe, settings = _open_data(plan), plan.recipe, plan.settings
+    if not reader.in_split("train"):
+        raise DatasetError(f"{plan.data}: no tracks of split train: nothing to train on")
+    if isinstance(reader, Waves):
+        nb_channels = reader.array(reader.tracks[0], MIXTURE).shape[1]
+        for name, found, wanted in (
+            ("sample rate", reader.sample_rate, settings.sample_rate),
+            ("number of channels", nb_channels, settings.nb_channels),
+        ):
+            if found != wanted:
+                raise ParameterError(f"{plan.data}: {name} is {found}, expected {wanted}: convert it, or --set it")
+        return WaveBatches(
+            reader,
+            settings.targets,
+            transform=settings.training_stft,
+            segment_seconds=recipe.segment_seconds,
+            batch_size=recipe.batch_size,
+            seed=recipe.seed,
+            device=device,
+        )
+    return SpectrogramBatches(
+        reader,  # type: ignore[arg-type]
+        settings.targets,
+        nb_frames=settings.nb_frames,
+        nb_bins=settings.nb_bins,
+        batch_size=recipe.batch_size,
+        seed=recipe.seed,
+        device=device,
+        nb_chunks=recipe.nb_chunks,
+        chunk_seconds=recipe.chunk_seconds,
+    )
+
+
+def find_epoch_steps(recipe: Recipe, batches: Batches, world_size: int) -> int:
+    """Return the steps from one validation to the next."""
+    if recipe.epoch_steps is not None:
+        return recipe.epoch_steps
+    return max(1, round(len(batches.tracks) * recipe.epoch_segments / (recipe.batch_size * world_size)))
+
+
+def find_max_steps(recipe: Recipe, epoch_steps: int) -> int | None:
+    """Return the steps that a recipe takes at most."""
+    limits = [recipe.max_steps, recipe.max_epochs and recipe.max_epochs * epoch_steps]
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def describe(plan: Plan, run: Path) -> dict[str, Any]:
+    """Return what training would do, without doing it.
+
+    Raises
+    ------
+    DatasetError, ParameterError
+        As `train`.
+    """
+    with torch.device("meta"):
+        network = models.create(plan.model, plan.settings)
+    batches = make_batches(plan, torch.device("cpu"))
+    nb_weights = sum(tensor.numel() for tensor in network.state_dict().values())
+    return {
+        "model": plan.model,
+        "run": str(run),
+        "nb_parameters": sum(tensor.numel() for tensor in network.parameters()),
+        "nb_tracks": {"train": len(batches.tracks), "valid": len(batches.valid_tracks)},
+        "nb_data_bytes": batches.nb_bytes,
+        "nb_run_bytes": 4 * nb_weights * (5 if plan.recipe.ema_decay else 4),
+        "nb_free_bytes": shutil.disk_usage(next(each for each in (run, *run.absolute().parents) if each.is_dir())).free,
+        "epoch_steps": find_epoch_steps(plan.recipe, batches, 1),
+        "max_steps": find_max_steps(plan.recipe, find_epoch_steps(plan.recipe, batches, 1)),
+        "settings": models.settings_to_json(plan.settings),
+        "recipe": models.settings_to_json(plan.recipe),
+    }
+
+
+def fingerprint(reader: Reader) -> str:
+    """Return a hash of which tracks there are, how long, and for what, and of what a cache's arrays are."""
+    tracks = [(track, reader.nb_samples(track), reader.splits[track]) for track in reader.tracks]
+    document = [tracks, dataclasses.asdict(reader.parameters) if isinstance(reader, Cache) else reader.sample_rate]
+    return hashlib.sha256(json.dumps(document).encode()).hexdigest()
+
+
+def describe_lines(described: Mapping[str, Any]) -> list[str]:
+    """Return what `describe` found, for reading."""
+    tracks = described["nb_tracks"]
+    return [
+        f"model: {described['model']}, {described['nb_parameters']:,} parameters, "
+        f"of {', '.join(described['settings']['targets'])}",
+        f"tracks: {tracks['train']} to train on, {tracks['valid']} to validate on; "
+        f"{described['nb_data_bytes'] / 1e9:.2f} GB of data",
+        f"steps: {described['max_steps'] or 'no end'}, validation every {described['epoch_steps']}",
+        f"to write: {described['nb_run_bytes'] / 1e9:.2f} GB; {described['nb_free_bytes'] / 1e9:.2f} GB free",
+    ]
