@@ -1,7 +1,8 @@
-"""Audio files: decode stem files, read, write and measure wav and flac.
+"""Audio files: decode stem files, read, write and measure wav and flac, decode anything else.
 
 Reads `.stem.mp4` files (all audio streams in one pass through the file, with PyAV: no ffmpeg program is needed) and wav
-and flac files (soundfile). Writes wav and flac.
+and flac files (soundfile); of any other kind of file what libsndfile reads, or else the first audio stream (PyAV).
+Writes wav and flac.
 
 Conventions: float samples are in [-1, 1] with shape (nb_samples, nb_channels). Samples "as written" are what a file
 holds: int16 for PCM_16, int32 between -2**23 and 2**23 - 1 for PCM_24, float32 for FLOAT. Everything streams in blocks,
@@ -101,6 +102,60 @@ def info(path: Path) -> AudioInfo:
     """
     with _open(path) as file:
         return AudioInfo(file.samplerate, file.channels, file.frames, file.subtype)
+
+
+def probe(path: Path) -> AudioInfo:
+    """Return what the header of an audio file of any kind says; of the first stream where there are several.
+
+    The subtype of what libsndfile does not read is the name of its codec. The length is 0 where the file does not say
+    it, and may be an estimate for kinds of files that are not made to be cut.
+
+    Raises
+    ------
+    AudioError
+        The file is not there, or holds no audio that can be decoded.
+    """
+    if _is_sndfile(path):
+        return info(path)
+    with _open_container(path, "audio") as container:
+        stream = _first_stream(path, container)
+        codec = stream.codec_context
+        seconds = (stream.duration or 0) * (stream.time_base or 0) or (container.duration or 0) / av.time_base
+        return AudioInfo(codec.sample_rate, codec.channels, round(seconds * codec.sample_rate), codec.name)
+
+
+def decode(path: Path, block_size: int = BLOCK_SIZE) -> Iterator[NDArray[np.float32]]:
+    """Yield the samples of an audio file of any kind in blocks [shape=(nb_samples, nb_channels), float32].
+
+    What libsndfile reads (wav, flac, ogg, aiff and others) comes as it reads it; of all else (mp3, mp4, m4a, webm) the
+    first audio stream, which in a stem file is the mixture: its samples are those of `decode_stems`.
+
+    Parameters
+    ----------
+    path : the file.
+    block_size : samples per channel in a block; the last one is shorter.
+
+    Raises
+    ------
+    AudioError
+        As `probe`; also when the file is corrupt, or, of kinds that say so reliably, shorter than its header says.
+    """
+    if _is_sndfile(path):
+        yield from (block.copy() for block in read_overlapping(path, block_size, 0))
+        return
+    with _open_container(path, "audio") as container:
+        stream = _first_stream(path, container)
+        decoder = _StreamDecoder(path, _describe(STREAMS[0], stream), stream, np.float32, in_mp4=_is_mp4(container))
+        try:
+            for packet in container.demux(stream):
+                decoder.add(packet)
+                while decoder.nb_waiting >= block_size:
+                    yield decoder.read(block_size)
+        except av.FFmpegError as error:
+            raise AudioError(f"{path}: cannot be read: {_reason(error)}") from error
+        decoder.check_length()
+        if decoder.nb_waiting:
+            yield decoder.read(decoder.nb_waiting)
 
 
 def wav_bytes(nb_samples: int, subtype: str) -> int:
@@ -208,6 +263,15 @@ def quantise(samples: NDArray[np.floating], subtype: str) -> Samples:
     np.rint(scaled, out=scaled)
     np.clip(scaled, -limit, limit - 1, out=scaled)
     return scaled.astype(np.int16 if subtype == "PCM_16" else np.int32)
+
+
+def count_clipped(samples: NDArray[np.floating], subtype: str) -> int:
+    """Return how many values of float samples `quantise` has to limit; none if it writes floats."""
+    if subtype == "FLOAT":
+        return 0
+    limit = 2.0 ** (_NB_BITS[subtype] - 1)
+    scaled = np.rint(samples * samples.dtype.type(limit))
+    return int(np.count_nonzero((scaled < -limit) | (scaled > limit - 1)))
 
 
 class _UnsyncedFile(soundfile.SoundFile):  # type: ignore[misc]
@@ -504,13 +568,15 @@ def decode_stems(
 
 
 class _StreamDecoder:
-    """Decodes one stream of a stem file, packet by packet, into a queue of samples.
+    """Decodes one stream of a file, packet by packet, into a queue of samples.
 
-    An encoder's priming samples, which have negative time stamps, are dropped here and not by libavcodec: its versions
-    differ in what they also cut from the end.
+    In mp4 an encoder's priming samples, which have negative time stamps, are dropped here and not by libavcodec: its
+    versions differ in what they also cut from the end. Other containers say neither that reliably nor their length.
     """
 
-    def __init__(self, path: Path, info: StreamInfo, stream: av.AudioStream, dtype: type[np.generic]) -> None:
+    def __init__(
+        self, path: Path, info: StreamInfo, stream: av.AudioStream, dtype: type[np.generic], *, in_mp4: bool = True
+    ) -> None:
         self._path = path
         self._dtype = dtype
         self._packer = av.AudioResampler("s16" if dtype is np.int16 else "flt")
@@ -521,7 +587,9 @@ class _StreamDecoder:
         self._nb_packets = 0
         self._nb_samples = 0
         self._nb_priming = 0
-        stream.codec_context.flags2 |= av.codec.context.Flags2.skip_manual
+        self._in_mp4 = in_mp4
+        if in_mp4:
+            stream.codec_context.flags2 |= av.codec.context.Flags2.skip_manual
 
     @property
     def nb_waiting(self) -> int:
@@ -557,25 +625,28 @@ class _StreamDecoder:
         self._begun = True
         if frame.format.name != "fltp":  # AAC's is; ALAC's is not
             self._converter = av.AudioResampler("fltp")
-        if frame.pts is not None and frame.time_base is not None:
+        if self._in_mp4 and frame.pts is not None and frame.time_base is not None:
             self._nb_priming = max(0, round(-frame.pts * frame.time_base * self._info.sample_rate))
             self._nb_samples = -self._nb_priming
 
     def read(self, nb_samples: int) -> Samples:
-        """Return the next samples [shape=(nb_samples, 2)]."""
+        """Return the next samples [shape=(nb_samples, nb_channels)]."""
         frame = self._queue.read(nb_samples)
         assert frame is not None  # the callers ask for no more than there is
         (packed,) = self._packer.resample(frame)
-        samples: Samples = np.frombuffer(memoryview(packed.planes[0]), self._dtype, nb_samples * NB_CHANNELS)
+        nb_channels = self._info.nb_channels
+        samples: Samples = np.frombuffer(memoryview(packed.planes[0]), self._dtype, nb_samples * nb_channels)
         if self._dtype == np.float32 and not np.isfinite(np.vdot(samples, samples)):
             raise AudioError(
                 f"{self._path}: {self._info}: decodes to values that are no numbers: fetch it again",
                 stem=self._info.stem,
             )
-        return samples.reshape(nb_samples, NB_CHANNELS)
+        return samples.reshape(nb_samples, nb_channels)
 
     def check_length(self) -> None:
-        """Check the decoded length against what the container says, in samples and in packets."""
+        """Check the decoded length against what an mp4 container says, in samples and in packets."""
+        if not self._in_mp4:
+            return
         info = self._info
         most = max(info.nb_samples, info.nb_packets * info.frame_size) + info.frame_size
         complete = self._nb_packets >= info.nb_packets
@@ -600,12 +671,41 @@ def _open(path: Path) -> soundfile.SoundFile:
         raise _open_error(path, "wav or flac", error) from error
 
 
-def _open_container(path: Path) -> "av.container.InputContainer":
-    """Open a stem file."""
+def _is_sndfile(path: Path) -> bool:
+    """Return whether libsndfile reads a file, and well: of mp3 all blocks after the first begin with a false start.
+
+    That is because soundfile seeks to where it is after each block.
+    """
+    try:
+        with soundfile.SoundFile(path) as file:
+            return bool(file.format != "MP3")
+    except (soundfile.LibsndfileError, OSError):
+        return False
+
+
+def _open_container(path: Path, kind: str = "mp4") -> "av.container.InputContainer":
+    """Open a stem file, or another one that holds streams."""
     try:
         return av.open(str(path))
     except (av.FFmpegError, OSError, ValueError) as error:
-        raise _open_error(path, "mp4", error) from error
+        raise _open_error(path, kind, error) from error
+
+
+def _is_mp4(container: "av.container.InputContainer") -> bool:
+    """Return whether a container is an mp4 file or one of its kin."""
+    return "mp4" in container.format.name.split(",")
+
+
+def _first_stream(path: Path, container: "av.container.InputContainer") -> av.AudioStream:
+    """Return the first audio stream of a file."""
+    stream = next(iter(container.streams.audio), None)
+    if (
+        stream is None
+        or not isinstance(stream.codec_context, av.AudioCodecContext)
+        or not (stream.channels and stream.rate)
+    ):
+        raise AudioError(f"{path}: no audio stream that can be decoded: choose another file")
+    return stream
 
 
 def _open_error(path: Path, kind: str, error: Exception) -> AudioError:
@@ -631,17 +731,7 @@ def _check_streams(path: Path, container: "av.container.InputContainer") -> tupl
     for stem, coded in zip(STREAMS, streams, strict=True):
         if not isinstance(coded.codec_context, av.AudioCodecContext):
             raise AudioError(f"{path}: stream {STREAMS.index(stem)} ({stem}): unknown codec: fetch it again", stem=stem)
-    infos = tuple(
-        StreamInfo(
-            stem=stem,
-            sample_rate=stream.rate or 0,
-            nb_channels=stream.channels,
-            nb_samples=round((stream.duration or 0) * (stream.time_base or 0) * (stream.rate or 0)),
-            nb_packets=stream.frames,
-            frame_size=stream.codec_context.frame_size or 1024,
-        )
-        for stem, stream in zip(STREAMS, streams, strict=True)
-    )
+    infos = tuple(_describe(stem, stream) for stem, stream in zip(STREAMS, streams, strict=True))
     for stream in infos:
         if stream.nb_channels != NB_CHANNELS:
             raise AudioError(
@@ -664,6 +754,18 @@ def _check_streams(path: Path, container: "av.container.InputContainer") -> tupl
                 stream.stem,
             )
     return infos
+
+
+def _describe(stem: str, stream: av.AudioStream) -> StreamInfo:
+    """Return what a container says of a stream."""
+    return StreamInfo(
+        stem=stem,
+        sample_rate=stream.rate or 0,
+        nb_channels=stream.channels,
+        nb_samples=round((stream.duration or 0) * (stream.time_base or 0) * (stream.rate or 0)),
+        nb_packets=stream.frames,
+        frame_size=stream.codec_context.frame_size or 1024,
+    )
 
 
 def _check_length(path: Path, found: int, expected: int) -> None:

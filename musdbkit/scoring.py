@@ -15,6 +15,11 @@ are decoded through 16 bit, accompaniment and linear_mixture are the sums of the
 samples longer or shorter than its reference it is cut or padded with zeros, as in museval, and that is noted. Of a
 scenario's targets that are silent in the whole track, reference or estimate, none has a score, which is noted, and the
 others lose no frames by it (its reference, if that is not silent, is interference to them).
+
+How estimates were made changes scores, not only which model made them. Whoever makes them may say so in
+`<estimates>/separation.json`, an object with any keys: `protocol.json` repeats it under `separation`, and another one
+gives another `fingerprint` of the protocol. Its keys `devices`, `tracks` and `versions` are left out of that: they say
+where it was done and what came of it.
 """
 
 import functools
@@ -79,6 +84,9 @@ their rounding errors do, which grow as the references' independence falls (see 
 
 RECORDS: Final = ".records"
 
+SEPARATION: Final = "separation.json"
+"""Name of the file in a folder of estimates that says how they were made."""
+
 TABLES: Final = ("scores.csv", "protocol.json")
 """What is made of all tracks' scores."""
 
@@ -97,6 +105,7 @@ _DEFINITIONS: Final = {
     "si-sdr": "whole track, one scale for all channels, means kept",
     "snr": "whole track",
 }
+_CIRCUMSTANCES: Final = ("devices", "tracks", "versions")  # keys of separation.json that are no part of the protocol
 _PACKAGES: Final = ("numpy", "scipy", "soundfile", "av", "musdb", "museval", "pandas")
 
 Files: TypeAlias = dict[str, Path]
@@ -239,6 +248,7 @@ class Result:
     settings : what was computed.
     nb_bytes : in a dry run, about how much would be written.
     verified : by track, how it compares with museval.
+    separation : what the estimates' `separation.json` says of how they were made, None where there is none.
     """
 
     out: Path
@@ -249,6 +259,7 @@ class Result:
     settings: Settings = DEFAULT_SETTINGS
     nb_bytes: int = 0
     verified: dict[str, Verified] = field(default_factory=dict)
+    separation: dict[str, Any] | None = None
 
     @functools.cached_property
     def table(self) -> "DataFrame":
@@ -789,6 +800,27 @@ def _read_json(path: Path) -> Any:
         return None
 
 
+def _read_separation(estimates: Path) -> dict[str, Any] | None:
+    """Return what a folder of estimates says of how they were made, None where it says nothing."""
+    path = estimates / SEPARATION
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise DatasetError(f"{path}: cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise DatasetError(f"{path}: not JSON: {error}: mend it or remove it") from error
+    if not isinstance(document, dict):
+        raise DatasetError(f"{path}: a {type(document).__name__}, expected an object: mend it or remove it")
+    return document
+
+
+def _refuse_constant(name: str) -> float:
+    """Refuse what Python's json reads and JSON does not hold."""
+    raise ValueError(f"{name} is no number")
+
+
 def _read_record(job: _Job) -> dict[str, Any] | None:
     """Return a track's record, None where there is none that makes sense."""
     try:
@@ -955,8 +987,8 @@ def score(
     Raises
     ------
     DatasetError
-        There are no estimates of these references, or the folder holds scores of other tracks. What is wrong with
-        single tracks is in the result instead; then, nothing was scored.
+        There are no estimates of these references, their `separation.json` cannot be read, or the folder holds scores
+        of other tracks. What is wrong with single tracks is in the result instead; then, nothing was scored.
     ParameterError
         museval cannot verify what is computed with these settings.
     """
@@ -964,6 +996,7 @@ def score(
     plan = _plan(estimates, list(references), subset, settings, allow_missing)
     if plan.problems:
         return Result(out, {}, plan.problems, plan.missing, plan.notes, settings)
+    separation = _read_separation(estimates)
     _remove_others(out, [reference for reference, _ in plan.pairs], force, dry_run)
     chosen = _choose_device(device)
     bsseval.check_device(chosen)
@@ -987,7 +1020,7 @@ def score(
     new = [job for job in jobs if job.reference.key in outcome.done and outcome.done[job.reference.key].scores is None]
     nb_frames = sum(len(job.targets) * outcome.done[job.reference.key].seconds / settings.hop_seconds for job in new)
     nb_bytes = int(nb_frames * _FRAME_BYTES)
-    result = Result(out, outcome.done, failed, plan.missing, plan.notes, settings, nb_bytes, verified.done)
+    result = Result(out, outcome.done, failed, plan.missing, plan.notes, settings, nb_bytes, verified.done, separation)
     if not dry_run:
         table, protocol = (out / name for name in TABLES)
         scores.write_csv(result.table, table)
@@ -1085,9 +1118,14 @@ def _protocol(result: Result, references: list[Reference], settings: Settings) -
     for aggregation in ("sisec18", "demucs-mean"):  # of a target in two scenarios each takes another
         for (target, scenario), counts in scores.dropped_frames(result.table, aggregation).iterrows():
             frames.setdefault(target, {})[scenario] = {name: int(value) for name, value in counts.items()}
-    return {
+    how = {
         "definition": {METRICS[metric]: _DEFINITIONS[metric].format(settings) for metric in settings.metrics},
         "settings": asdict(settings),
+        "separation": result.separation,
+    }
+    return {
+        **how,
+        "fingerprint": _fingerprint_protocol(how),
         "aggregations": {name: scores.AGGREGATIONS[name] for name in scores.AGGREGATIONS},
         "frames": frames,
         "dataset": {
@@ -1122,6 +1160,13 @@ def _protocol(result: Result, references: list[Reference], settings: Settings) -
 def _fingerprint(parts: Iterable[tuple[str, str]]) -> str:
     """Return the SHA-256 over names and hashes."""
     return hashlib.sha256("".join(f"{name} {digest}\n" for name, digest in parts).encode()).hexdigest()
+
+
+def _fingerprint_protocol(how: Mapping[str, Any]) -> str:
+    """Return the SHA-256 over what scores depend on beside the dataset and the model's estimates themselves."""
+    made = how["separation"]
+    made = made and {key: value for key, value in made.items() if key not in _CIRCUMSTANCES}
+    return hashlib.sha256(json.dumps({**how, "separation": made}, sort_keys=True).encode()).hexdigest()
 
 
 def summarise(result: Result) -> dict[str, Any]:

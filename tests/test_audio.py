@@ -250,3 +250,109 @@ def test_other_audio_under_the_name_is_refused(tmp_path: Path) -> None:
     shutil.move(tmp_path / "a.wav", tmp_path / "a.stem.mp4")
     with pytest.raises(AudioError, match="1 audio streams, expected 5"):
         audio.probe_stems(tmp_path / "a.stem.mp4")
+
+
+# Files of any kind
+
+
+def encode(path: Path, codec: str, samples: np.ndarray, rate: int = 48_000) -> Path:
+    """Write samples [shape=(nb_samples, nb_channels)] with PyAV."""
+    layout = {1: "mono", 2: "stereo", 6: "5.1"}[samples.shape[1]]
+    with av.open(str(path), "w") as sink:
+        stream = sink.add_stream(codec, rate=rate, layout=layout)
+        context = stream.codec_context
+        packer = av.AudioResampler(context.format.name, layout, rate, frame_size=context.frame_size or 0)
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples.T, np.float32), "fltp", layout)
+        frame.sample_rate = rate
+        for part in (*packer.resample(frame), *packer.resample(None)):
+            sink.mux(stream.encode(part))
+        sink.mux(stream.encode(None))
+    return path
+
+
+def sine(nb_channels: int = 2, nb_samples: int = 100_000, rate: int = 48_000) -> np.ndarray:
+    wave = 0.3 * np.sin(2 * np.pi * 440 * np.arange(nb_samples) / rate)
+    return wave[:, None] * np.linspace(1, 0.5, nb_channels)
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "aiff"])
+def test_what_libsndfile_reads_is_decoded_as_it_does(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a.b.{suffix}"
+    soundfile.write(path, sine(), 48_000)
+    samples, _ = soundfile.read(path, dtype="float32")
+    assert audio.probe(path) == audio.info(path)
+    blocks = list(audio.decode(path, 7000))
+    assert {len(block) for block in blocks[:-1]} == {7000}
+    np.testing.assert_array_equal(np.concatenate(blocks), samples)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "nb_channels", "snr"),
+    [
+        *(("a.m4a", "alac", nb_channels, 80) for nb_channels in (1, 2)),
+        *(("a.mp4", "aac", nb_channels, 15) for nb_channels in (1, 2, 6)),
+        ("a.mka", "aac", 2, 15),
+        ("a.webm", "libopus", 2, 25),
+    ],
+)
+def test_other_files_are_decoded_stream_by_stream(
+    tmp_path: Path, name: str, codec: str, nb_channels: int, snr: float
+) -> None:
+    path = encode(tmp_path / name, codec, sine(nb_channels))
+    info = audio.probe(path)
+    assert (info.sample_rate, info.nb_channels, info.subtype) == (48_000, nb_channels, codec.removeprefix("lib"))
+    samples = np.concatenate(list(audio.decode(path, 3000)))
+    assert samples.dtype == np.float32
+    assert abs(len(samples) - 100_000) <= 2048
+    assert abs(info.nb_samples - len(samples)) <= 4096
+    if nb_channels < 6:
+        expected = sine(nb_channels)[5000:90_000]  # not every file says how many samples its encoder put before
+        errors = [np.sum((samples[5000 + lag :][: len(expected)] - expected) ** 2) for lag in (0, 1024)]
+        assert 10 * np.log10(np.sum(expected**2) / min(errors)) > snr
+
+
+@pytest.mark.parametrize("block_size", [1000, audio.BLOCK_SIZE])
+def test_mp3_is_decoded_in_one_piece(tmp_path: Path, block_size: int) -> None:
+    """Libsndfile reads it, too, but each block after the first begins with up to 1152 wrong samples."""
+    path = tmp_path / "a.mp3"
+    soundfile.write(path, sine(), 48_000)
+    assert audio.probe(path).sample_rate == 48_000
+    samples = np.concatenate(list(audio.decode(path, block_size)))
+    assert samples.shape == (100_000, 2)
+    np.testing.assert_allclose(samples[2000:90_000], sine()[2000:90_000], atol=0.02)
+
+
+def test_the_first_stream_of_a_stem_file_is_decoded_as_with_the_others(excerpt: Path) -> None:
+    assert audio.probe(excerpt) == audio.AudioInfo(44_100, 2, EXCERPT_SAMPLES, "aac")
+    np.testing.assert_array_equal(np.concatenate(list(audio.decode(excerpt))), decode(excerpt)[0])
+
+
+def test_a_cut_mp4_is_refused(excerpt: Path, tmp_path: Path) -> None:
+    path = tmp_path / "cut.m4a"
+    path.write_bytes(excerpt.read_bytes()[:300_000])
+    with pytest.raises(AudioError, match=rf"cut\.m4a: stream 0 .*: decoded \d+ samples, .* {EXCERPT_SAMPLES}"):
+        list(audio.decode(path))
+
+
+def test_what_holds_no_audio_is_named(tmp_path: Path) -> None:
+    (tmp_path / "text.m4a").write_text("hello")
+    with pytest.raises(AudioError, match=r"text\.m4a: 5 bytes that are no readable audio file"):
+        audio.probe(tmp_path / "text.m4a")
+    with pytest.raises(AudioError, match=r"none\.m4a: no such file"):
+        next(audio.decode(tmp_path / "none.m4a"))
+    with av.open(str(tmp_path / "film.mp4"), "w") as sink:
+        video = sink.add_stream("mpeg4", rate=25)
+        video.width = video.height = 64
+        video.pix_fmt = "yuv420p"
+        sink.mux([*video.encode(av.VideoFrame(64, 64, "yuv420p")), *video.encode(None)])
+    for read in (audio.probe, lambda path: list(audio.decode(path))):
+        with pytest.raises(AudioError, match=r"film\.mp4: no audio stream that can be decoded"):
+            read(tmp_path / "film.mp4")
+
+
+def test_clipped_values_are_those_that_quantise_limits() -> None:
+    lsb = np.float32(1 / 32768)
+    samples = np.array([[32767, 32767.4, 32767.6, 40000], [-32768, -32768.4, -32768.6, 0]], np.float32) * lsb
+    assert audio.count_clipped(samples, "PCM_16") == 3
+    assert audio.count_clipped(samples, "PCM_24") == 3  # 32767.6 is no more, -32768.4 is
+    assert audio.count_clipped(samples, "FLOAT") == 0

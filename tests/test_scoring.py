@@ -642,6 +642,51 @@ def test_the_protocol_says_how_the_scores_came_about(pair: Case) -> None:
     assert [a == b for a, b in zip(fingerprints, after, strict=True)] == [True, False]
 
 
+def test_how_estimates_were_made_is_part_of_the_protocol(case: Case) -> None:
+    case.add("A", "vocals")
+    case.run()
+    without = case.protocol()
+    assert without["separation"] is None
+    made = {"model": {"name": "mine"}, "options": {"wiener": 1}, "versions": {"torch": "2"}, "tracks": {"test/A": 1}}
+    path = case.estimates / scoring.SEPARATION
+    found = {}
+    for name, changes in {
+        "first": {},
+        "elsewhere": {"versions": {"torch": "3"}, "devices": ["cuda"], "tracks": {}},
+        "other options": {"options": {"wiener": 0}},
+        "other model": {"model": {"name": "yours"}},
+    }.items():
+        path.write_text(json.dumps(made | changes))
+        assert statuses(case.run()) == ["already there"]  # the scores are the same files' scores
+        assert case.protocol()["separation"] == made | changes
+        found[name] = case.protocol()["fingerprint"]
+    assert found["elsewhere"] == found["first"]
+    assert len({*found.values(), without["fingerprint"]}) == 4
+    case.run(Settings(metrics=("sdr",), window_seconds=0.5), force=True)
+    assert case.protocol()["fingerprint"] not in {*found.values()}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"a": ', r"separation\.json: not JSON: .*: mend it or remove it"),
+        ('{"a": NaN}', r"separation\.json: not JSON: NaN is no number"),
+        ("[1]", r"separation\.json: a list, expected an object"),
+        (None, r"separation\.json: cannot be read: Is a directory"),
+    ],
+)
+def test_how_estimates_were_made_must_be_json(case: Case, text: str | None, message: str) -> None:
+    case.add("A", "vocals")
+    path = case.estimates / scoring.SEPARATION
+    if text is None:
+        path.mkdir()
+    else:
+        path.write_text(text)
+    with pytest.raises(DatasetError, match=message):
+        case.run()
+    assert not case.out.exists()
+
+
 def test_ill_conditioned_references_are_flagged(case: Case) -> None:
     song = draw_song(case.rng, nb_samples=RATE)
     smooth = np.sin(np.arange(RATE)[:, None] * [0.1, 0.13]).astype(np.float32)
