@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from musdbkit.errors import ParameterError
-from musdbkit.stft import StftParams, _make_window
+from musdbkit.stft import StftParams, make_window
 
 _LEAST_WEIGHT: Final = 1e-4  # of the greatest, as in musdbkit.stft
 _BLOCK_VALUES: Final = 2**26  # of frames that are inverted at a time: 256 MB of float32, or else those of one wave
@@ -126,14 +126,14 @@ def _span(params: StftParams) -> int:
 
 def _scale(params: StftParams) -> float:
     """Return what spectra are divided by."""
-    window = _make_window(params.window, params.n_fft)
+    window = make_window(params.window, params.n_fft)
     return {"none": 1.0, "window": float(window.sum()), "orthonormal": math.sqrt(params.n_fft)}[params.scaling]
 
 
 @functools.lru_cache
 def _window(params: StftParams, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return the window that frames are multiplied by, which is not to be changed [shape=(n_fft,)]."""
-    return _tensor(_make_window(params.window, params.n_fft) / _scale(params), dtype, device)
+    return _tensor(make_window(params.window, params.n_fft) / _scale(params), dtype, device)
 
 
 @functools.lru_cache
@@ -157,7 +157,7 @@ def _weights(params: StftParams, nb_frames: int) -> NDArray[np.float64]:
     Of more frames than a frame covers hops these are the first and the last ones; those between repeat the middle row.
     """
     squares = np.zeros((_span(params), params.hop_length))
-    squares.reshape(-1)[: params.n_fft] = _make_window(params.window, params.n_fft) ** 2
+    squares.reshape(-1)[: params.n_fft] = make_window(params.window, params.n_fft) ** 2
     weights = np.zeros((nb_frames + _span(params) - 1, params.hop_length))
     for t in range(nb_frames):
         weights[t : t + _span(params)] += squares

@@ -38,7 +38,7 @@ _LEAST_WEIGHT: Final = 1e-4  # of the greatest: rounding errors of a sample grow
 
 
 @functools.lru_cache
-def _make_window(name: str, n_fft: int) -> NDArray[np.float64]:
+def make_window(name: str, n_fft: int) -> NDArray[np.float64]:
     """Return a periodic window, which is not to be changed [shape=(n_fft,)]."""
     if name == "hann":  # the field's own, without scipy.signal, which takes a second to import
         window: NDArray[np.float64] = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)
@@ -96,7 +96,7 @@ class StftParams:
             raise ParameterError(f"alignment {self.alignment} with padding {self.padding}: expected {known}")
         if self.scaling not in _SCALINGS:
             raise ParameterError(f"scaling is {self.scaling}, expected one of {', '.join(_SCALINGS)}")
-        _make_window(self.window, self.n_fft)
+        make_window(self.window, self.n_fft)
 
     @property
     def nb_bins(self) -> int:
@@ -245,7 +245,7 @@ def istft(
 
 def _window(params: StftParams) -> NDArray[np.float64]:
     """Return the window [shape=(n_fft,)]."""
-    return _make_window(params.window, params.n_fft)
+    return make_window(params.window, params.n_fft)
 
 
 def _scale(params: StftParams) -> float:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
+from baselines.cli import app as baselines
 from musdbkit.cli import app
 from musdbkit.synth import synth
 
@@ -32,9 +33,10 @@ def test_the_two_setup_commands_are_there() -> None:
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_commands_parse(words: list[str]) -> None:
-    group = get_command(app)
-    command = group.commands[words[1]]  # type: ignore[attr-defined]
-    command.make_context(words[1], words[2:], parent=group.make_context("musdbkit", ["demo"]))
+    group, first = (get_command(baselines), 2) if words[1] == "baselines" else (get_command(app), 1)
+    command = group.commands[words[first]]  # type: ignore[attr-defined]
+    context = group.make_context("musdbkit", [words[first]])
+    command.make_context(words[first], words[first + 1 :], parent=context)
 
 
 def test_the_parse_test_can_fail() -> None:
@@ -44,13 +46,15 @@ def test_the_parse_test_can_fail() -> None:
 
 
 def test_other_shell_lines_are_known() -> None:
-    known = ("musdbkit ", "pip install", "export MUSDB_PATH=")
+    known = ("musdbkit ", "pip install", "export MUSDB_PATH=", "python examples/export_spleeter_weights.py ")
     assert [line for line in SHELL if line and not line.startswith(known)] == []
 
 
 def test_every_command_is_in_the_readme() -> None:
     for name in get_command(app).commands:  # type: ignore[attr-defined]
         assert f"musdbkit {name}" in README
+    for name in get_command(baselines).commands:  # type: ignore[attr-defined]
+        assert f"musdbkit baselines {name}" in README
 
 
 def test_python_examples_run(tmp_path: Path) -> None:

@@ -1,0 +1,93 @@
+"""Proof of learning: train on synthetic music, separate tracks that were held out, score them beside bounds.
+
+    python examples/learn_synthetic.py OUT                          # minutes on a CPU, with a small network
+    python examples/learn_synthetic.py OUT --full --device cuda     # the networks as published, on a GPU
+
+Prints the median SDR of each target for the mixture (the floor), the model and an ideal ratio mask (the ceiling of
+masking); exits with status 1 if the model is not between them for vocals and drums. Needs `musdbkit[baselines]`.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait for each other leave the processor to others
+
+from baselines.plans import make_plan
+from baselines.separate import separate
+from baselines.train import Hardware, train
+from musdbkit import caching, musdb18, scores, scoring
+from musdbkit.cache_request import find_request
+from musdbkit.oracle import oracle
+from musdbkit.synth import synth
+
+SMALL = {
+    "filters": [8, 16, 16, 32, 32, 32],
+    "nb_bins": 512,
+    "nb_frames": 64,
+    "mask_extension": "average",  # music goes on above the 5.5 kHz that 512 bins are
+    "batch_size": 8,
+    "learning_rate": 2e-3,
+    "ema_decay": 0.98,
+    "epoch_steps": 50,
+}
+FULL = {
+    "spleeter-unet": {"epoch_steps": 250, "batch_size": 8, "learning_rate": 3e-4},
+    "open-unmix": {"epoch_steps": 250},
+}
+METHODS = ("mix", "irm2")
+
+
+def main() -> int:
+    """Run the walk."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path, help="folder to write to")
+    parser.add_argument("--model", default="spleeter-unet", choices=list(FULL), help="which model")
+    parser.add_argument("--full", action="store_true", help="the network as published, and more tracks")
+    parser.add_argument("--steps", type=int, help="steps of training, in place of minutes")
+    parser.add_argument("--minutes", type=float, default=8.0, help="minutes of training")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    options = parser.parse_args()
+    if not options.full and options.model != "spleeter-unet":
+        parser.error("only the U-Net has a small setting: add --full")
+
+    root = options.out / "wav"
+    nb_train, nb_test, seconds = (40, 8, 60.0) if options.full else (12, 3, 30.0)
+    synth(root, train=nb_train, valid=3, test=nb_test, seconds=seconds, layout="wav")
+    data = root
+    if options.model == "spleeter-unet":
+        data = options.out / "cache"
+        caching.build(find_request(root, "spleeter"), data)
+    changes = FULL[options.model] if options.full else SMALL
+    plan = make_plan(
+        options.model, data=data, targets=musdb18.STEMS, changes={**changes, "max_steps": options.steps, "seed": 0}
+    )
+    run = options.out / "run"
+    minutes = options.minutes if options.steps is None else None
+    trained = train(plan, run, hardware=Hardware(options.device), max_minutes=minutes, resume=True)
+    if trained.interrupted:
+        return 130
+    estimates = {method: options.out / method for method in METHODS}
+    for method, folder in estimates.items():
+        oracle(root, folder, method, subsets=("test",))
+    estimates["model"] = options.out / "estimates"
+    separate(run, [root], estimates["model"], device=options.device, force=True)
+    sdr = {}
+    for name, folder in estimates.items():
+        settings = scoring.Settings(("sdr",))
+        result = scoring.score(
+            folder, scoring.find_references(root), options.out / "scores" / name, settings, subset="test"
+        )
+        sdr[name] = scores.aggregate(result.table, "sisec18")["SDR"]
+    print(f"{options.model}, {trained.nb_parameters:,} parameters, {trained.step} steps in {trained.seconds:.0f} s")
+    print(f"median SDR in dB of {nb_test} held-out tracks of {seconds:.0f} s")
+    print(f"{'':8}{'mixture':>10}{'model':>10}{'IRM2':>10}")
+    for target in musdb18.STEMS:
+        print(f"{target:8}" + "".join(f"{sdr[name][target]:10.2f}" for name in ("mix", "model", "irm2")))
+    good = all(sdr["mix"][target] < sdr["model"][target] < sdr["irm2"][target] for target in ("vocals", "drums"))
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
