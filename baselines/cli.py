@@ -18,6 +18,7 @@ from musdbkit.cli import (
     Json,
     Scheduler,
     exit_failed,
+    format_size,
     make_parallel,
     print_json,
     print_totals,
@@ -137,7 +138,7 @@ def train(
     if _is_first():
         say_paths(data=data, run=run)
     if dry_run:
-        described = plans.describe(plan, run)
+        described = plans.describe(plan, run, replace=force or resume)
         if as_json:
             print_json(described)
         else:
@@ -273,6 +274,8 @@ def study(
     jobs: Jobs = None,
     backend: Backend = "loky",
     scheduler: Scheduler = None,
+    force: Force = False,
+    dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
     """Train, separate and score a model for each value of a setting: what does it do to quality and latency?"""
@@ -282,18 +285,30 @@ def study(
 
     root = default_root(musdb, wav=True)
     say_paths(musdb=root, out=out)
-    points = module.study(
+    request = module.Request(
         parameter,
         _read_values(values),
-        root=root,
-        out=out,
-        model=model,
-        stems=[int(number) for number in split_names(stems) if number.isdigit()],
-        recipe=recipe,
-        budget=module.Budget(max_steps, max_minutes),
-        changes=_read_changes(settings or []),
+        root,
+        out,
+        module.Budget(max_steps, max_minutes),
+        model,
+        [int(number) for number in split_names(stems) if number.isdigit()],
+        recipe,
+        _read_changes(settings or []),
+    )
+    if dry_run:
+        described = module.describe(request, force=force)
+        if as_json:
+            print_json(described)
+        else:
+            for line in module.describe_lines(described, parameter):
+                typer.echo(printable(line))
+        return
+    points = module.study(
+        request,
         hardware=Hardware(device),
         parallel=make_parallel(jobs, backend, scheduler),
+        force=force,
         say=lambda line: typer.echo(printable(line), err=True),
     )
     if as_json:
@@ -329,6 +344,7 @@ def import_(
         str | None, typer.Option(metavar="LIST", help="Other names of Spleeter's targets; which of Open-Unmix's.")
     ] = None,
     force: Force = False,
+    dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
     """Make a run of weights that Spleeter or Open-Unmix trained."""
@@ -336,7 +352,13 @@ def import_(
 
     say_paths(run=out)
     result = convert_weights.import_weights(
-        source, model, out, config=config, targets=split_names(targets) if targets is not None else None, force=force
+        source,
+        model,
+        out,
+        config=config,
+        targets=split_names(targets) if targets is not None else None,
+        force=force,
+        dry_run=dry_run,
     )
     if as_json:
         print_json(result)
@@ -344,6 +366,7 @@ def import_(
         typer.echo(
             f"{result.model}: {', '.join(map(printable, result.settings.targets))}; {result.nb_parameters:,} parameters"
         )
+        typer.echo(f"{'to write' if dry_run else 'written'}: {format_size(result.nb_bytes)}")
         typer.echo(f"run: {printable(result.run)}")
 
 

@@ -14,6 +14,7 @@ import io
 import json
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,10 +28,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from baselines.models import check_weights, create, write_weights
+from baselines.models import check_free, check_weights, create, write_weights
 from baselines.open_unmix import OpenUnmix, OpenUnmixSettings
 from baselines.spleeter_blstm import BlstmSettings, SpleeterBlstm
-from baselines.spleeter_settings import unet_settings
+from baselines.spleeter_settings import make_settings
 from baselines.spleeter_unet import SpleeterUnet, UnetSettings
 from musdbkit.errors import DatasetError, ParameterError, printable
 from musdbkit.spleeter_config import read_config
@@ -59,13 +60,14 @@ _AS_UPSTREAM: Final[dict[type[Any], dict[str, Any]]] = {
 
 @dataclass(frozen=True)
 class Imported:
-    """What was written.
+    """What was written, or with `dry_run` would be.
 
     Attributes
     ----------
     run : the folder.
     model, settings, step : as in `baselines.models.Checkpoint`; the step is 0 where the source does not say it.
     nb_parameters : numbers that training changes, of all targets.
+    nb_bytes : size of the weights.
     files : SHA-256 of each file that was read, by name.
     """
 
@@ -74,6 +76,7 @@ class Imported:
     settings: Any
     step: int
     nb_parameters: int
+    nb_bytes: int
     files: dict[str, str]
 
 
@@ -85,6 +88,7 @@ def import_weights(
     config: Path | None = None,
     targets: Sequence[str] | None = None,
     force: bool = False,
+    dry_run: bool = False,
 ) -> Imported:
     """Make a run of weights that Spleeter or Open-Unmix trained; return what was written.
 
@@ -98,6 +102,7 @@ def import_weights(
         is: 2, 4 or 5 stems, up to 11 kHz.
     targets : of Spleeter's models, other names for the targets, in their order; of Open-Unmix's, those to import.
     force : whether to replace a run that is there.
+    dry_run : whether to read and check everything, but to write nothing.
 
     Raises
     ------
@@ -122,10 +127,16 @@ def import_weights(
         raise ParameterError(f"no weights are imported for model {model}: expected open-unmix or a model of Spleeter's")
     files = {path.name: _digest(path) for path in found.paths}
     record = {"files": files, "config": None if config is None else config.name}
-    write_weights(run, model, found.settings, found.weights, step=found.step, source=record, force=force)
     with torch.device("meta"):
-        nb_parameters = sum(parameter.numel() for parameter in create(model, found.settings).parameters())
-    return Imported(run, model, found.settings, found.step, nb_parameters, files)
+        network = create(model, found.settings)
+    if dry_run:
+        check_weights(found.weights, network.state_dict(), str(run))
+        check_free(run, force)
+    else:
+        write_weights(run, model, found.settings, found.weights, step=found.step, source=record, force=force)
+    nb_parameters = sum(parameter.numel() for parameter in network.parameters())
+    nb_bytes = sum(tensor.nbytes for tensor in found.weights.values())
+    return Imported(run, model, found.settings, found.step, nb_parameters, nb_bytes, files)
 
 
 @dataclass(frozen=True)
@@ -282,11 +293,11 @@ def _find_spleeter_settings(
         changes["targets"] = tuple(targets)
     if config is not None:
         read = read_config(config)
-        is_recurrent = isinstance(unet_settings(read), BlstmSettings)
+        is_recurrent = isinstance(make_settings(read), BlstmSettings)
         if is_recurrent != (kind is BlstmSettings):
             other = "spleeter-blstm" if is_recurrent else "spleeter-unet"
             raise ParameterError(f"{config}: model type {read.model}, expected one of {model}: import it as {other}")
-        return unet_settings(read, **changes)
+        return make_settings(read, **changes)
     if kind is BlstmSettings:
         raise ParameterError(f"{source}: a recurrent model, of which none was released: give its Spleeter JSON, too")
     nb_targets = sum(name.startswith("conv2d_transpose") and name.endswith("/kernel") for name in arrays) // 6
@@ -422,7 +433,9 @@ def _read_openunmix(found: Mapping[str, Path], targets: Sequence[str] | None) ->
     chosen = tuple(found) if targets is None else tuple(targets)
     for target in chosen:
         if target not in found:
-            raise DatasetError(f"no weights of {target}: found those of {', '.join(found)}")
+            raise DatasetError(
+                f"no weights of {target}: found those of {', '.join(found)}: name files TARGET.pth or TARGET-HASH.pth"
+            )
     states = {target: _read_state(found[target]) for target in chosen}
     beside = sorted({path.parent / "separator.json" for path in found.values()})
     said: dict[str, int] = {}
@@ -456,7 +469,9 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             state = safetensors.torch.load(content)
         else:
-            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():  # what is refused anyway need not be warned of
+                warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
+                state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except (safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
         raise DatasetError(f"{path}: not a file of tensors only: fetch it again, from who trained it") from error
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):

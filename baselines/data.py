@@ -88,6 +88,7 @@ class Batches(ABC):
     reader : where they come from.
     batch_size : examples in a batch of this process.
     tracks : names of the tracks to train on.
+    left_out : names of those of split train that are too short for a segment.
     valid_tracks : names of the tracks to validate on.
     nb_bytes : what everything takes on the device, if it is to be resident.
     waited_seconds : how long `train` has waited for segments; what it computes of them is not counted.
@@ -101,6 +102,7 @@ class Batches(ABC):
         self.reader = reader
         self.batch_size = batch_size
         self.tracks: tuple[str, ...] = reader.in_split("train")
+        self.left_out: tuple[str, ...] = ()
         self.valid_tracks: tuple[str, ...] = reader.in_split("valid")
         self.waited_seconds = 0.0
         self._signals = tuple(signals)
@@ -110,7 +112,13 @@ class Batches(ABC):
         self._resident: dict[str, Tensor] = {}
         self._offsets = np.zeros(0, np.int64)
         self._loader: threading.Thread | None = None
+        self._closed = threading.Event()
         self._problem: Exception | None = None
+
+    def _leave_out(self, tracks: Sequence[str]) -> None:
+        """Do not train on tracks that are too short."""
+        self.left_out = tuple(tracks)
+        self.tracks = tuple(track for track in self.tracks if track not in tracks)
 
     @property
     @abstractmethod
@@ -133,6 +141,12 @@ class Batches(ABC):
         self._loader = threading.Thread(target=self._load, name="baselines-load", daemon=True)
         self._loader.start()
 
+    def close(self) -> None:
+        """End the loading, if it still goes on."""
+        self._closed.set()
+        if self._loader is not None:
+            self._loader.join()
+
     def finish_loading(self) -> None:
         """Wait until everything is on the device."""
         if self._loader is not None:
@@ -150,15 +164,18 @@ class Batches(ABC):
                     first = self._array(self.tracks[0], signal)
                     shape = (int(self._offsets[-1]), *first.shape[1:])
                     whole = torch.empty(shape, dtype=getattr(torch, first.dtype.name), device=self._device)
+                    loaded[signal] = whole
                     for track, start in zip(self.tracks, self._offsets, strict=False):
+                        if self._closed.is_set():
+                            return
                         part = self._array(track, signal)
                         whole[start : start + len(part)].copy_(torch.from_numpy(np.array(part)))
-                    loaded[signal] = whole
                 if stream is not None:
                     stream.synchronize()
             self._resident = loaded
-        except torch.OutOfMemoryError:
-            torch.cuda.empty_cache()  # the network has taken more than was thought: go on from the files
+        except torch.OutOfMemoryError:  # the network has taken more than was thought: go on from the files
+            del loaded, whole
+            torch.cuda.empty_cache()
         except Exception as error:  # told at the next batch, in the training thread
             self._problem = error
 
@@ -249,6 +266,8 @@ class SpectrogramBatches(Batches):
     ------
     ParameterError
         The cache lacks a signal or bins, or no track is long enough.
+    DatasetError
+        A file is missing, or not what the cache says: looked at now, not only when training comes to it.
     """
 
     def __init__(
@@ -268,7 +287,9 @@ class SpectrogramBatches(Batches):
         lacking = [signal for signal in self._signals if signal not in cache.signals]
         if lacking:
             raise ParameterError(
-                f"{cache.path}: no {', '.join(lacking)}, only {', '.join(cache.signals)}: build the cache with it"
+                f"{cache.path}: no {', '.join(lacking)}, only {', '.join(cache.signals)}: build one with "
+                "musdbkit cache CONFIG.json --out DIR, of a configuration of these targets, or with "
+                f"musdbkit cache --preset spleeter --targets {','.join(targets)} --out DIR"
             )
         if nb_bins > cache.parameters.nb_bins:
             raise ParameterError(
@@ -276,8 +297,12 @@ class SpectrogramBatches(Batches):
             )
         self._cache = cache
         self._nb_frames, self._nb_bins = nb_frames, nb_bins
-        self._nb_chunks, self._chunk_seconds = nb_chunks, chunk_seconds
+        self._chunks: dict[str, Any] = {"nb_chunks": nb_chunks, "chunk_seconds": chunk_seconds}
         next(self._positions(0))  # an error is to come here
+        self._leave_out([track for track in self.tracks if not cache.chunks(track, nb_frames, **self._chunks)])
+        for track in (*self.tracks, *self.valid_tracks):
+            for signal in self._signals:
+                cache.array(track, signal)
         self._numbers = {track: i for i, track in enumerate(self.tracks)}
         self._tables = self._read_tables(self.tracks)
 
@@ -305,8 +330,7 @@ class SpectrogramBatches(Batches):
             seed=self._seed,
             tracks=self.tracks or None,
             first=first,
-            nb_chunks=self._nb_chunks,
-            chunk_seconds=self._chunk_seconds,
+            **self._chunks,
         )
 
     def _draw(self, first_step: int, share: Share) -> Iterator[list[tuple[str, int]]]:
@@ -335,7 +359,8 @@ class SpectrogramBatches(Batches):
     def _finish(self, draw: list[tuple[str, int]], stored: Tensor) -> Batch:
         tables = self._tables
         if tables is not None:
-            tables = tables[:, torch.tensor([self._numbers[track] for track, _ in draw], device=tables.device)]
+            numbers = torch.from_numpy(np.array([self._numbers[track] for track, _ in draw]))
+            tables = tables[:, numbers.to(tables.device, non_blocking=True)]
         return self._decode(stored, tables)
 
     def _decode(self, stored: Tensor, tables: Tensor | None) -> Batch:
@@ -415,7 +440,7 @@ class WaveBatches(Batches):
         self._length = round(segment_seconds * waves.sample_rate)
         if transform.nb_frames(self._length) < 1:
             raise ParameterError(f"segment_seconds is {segment_seconds}, expected {transform.n_fft} samples or more")
-        self.tracks = tuple(track for track in self.tracks if waves.nb_samples(track) > self._length)
+        self._leave_out([track for track in self.tracks if waves.nb_samples(track) <= self._length])
         if not self.tracks:
             raise ParameterError(f"{waves.path}: no track to train on is longer than {segment_seconds} s")
         self._nb_samples = np.array([waves.nb_samples(track) for track in self.tracks])
@@ -473,12 +498,14 @@ class WaveBatches(Batches):
         for track in self.valid_tracks[share.rank :: share.world_size]:
             if self.reader.nb_frames(track) < self._transform.n_fft:
                 continue
-            waves = np.stack([self._array(track, signal).T for signal in (MIXTURE, *self._signals)])
-            samples = torch.from_numpy(waves).to(self._device) * _FULL_SCALE
+            waves = np.stack([self._array(track, signal) for signal in (MIXTURE, *self._signals)])
+            samples = torch.from_numpy(waves).to(self._device).mT.contiguous() * _FULL_SCALE
             yield self._transform_all(samples[None, 0], samples[None, 1:])
 
 
-def measure_statistics(waves: Waves, transform: StftParams, device: torch.device) -> tuple[Tensor, Tensor]:
+def measure_statistics(
+    waves: Waves, transform: StftParams, device: torch.device, say: Callable[[int, int], None] = lambda *_: None
+) -> tuple[Tensor, Tensor]:
     """Return mean and standard deviation of the mixtures' magnitudes [shape of each=(nb_bins,), float64].
 
     Over all frames of all tracks to train on, of the mean over channels: what Open-Unmix scales its input with.
@@ -488,6 +515,7 @@ def measure_statistics(waves: Waves, transform: StftParams, device: torch.device
     waves : the reader.
     transform : whose magnitudes.
     device : where to compute.
+    say : called with the number of each track, from 0, and of all, before it is read.
 
     Raises
     ------
@@ -497,7 +525,9 @@ def measure_statistics(waves: Waves, transform: StftParams, device: torch.device
     count = 0
     total = torch.zeros(transform.nb_bins, dtype=torch.float64, device=device)
     squares = torch.zeros_like(total)
-    for track in waves.in_split("train"):
+    tracks = waves.in_split("train")
+    for number, track in enumerate(tracks):
+        say(number, len(tracks))
         array = waves.array(track, MIXTURE)
         for first in range(0, transform.nb_frames(len(array)), _BLOCK_FRAMES):
             start = first * transform.hop_length

@@ -16,6 +16,7 @@ What is written anew at the same step, with other content, is `<choice>-<step>-1
 import contextlib
 import dataclasses
 import difflib
+import fcntl
 import hashlib
 import itertools
 import json
@@ -41,6 +42,9 @@ from musdbkit.errors import DatasetError, ParameterError
 
 VERSION: Final = 1
 """Version of the format."""
+
+LOG: Final = "metrics.jsonl"
+"""Name of a run's log."""
 
 CHOICES: Final = ("best", "last")
 """The checkpoints of a run: the one that validated best, and the one that training goes on from."""
@@ -274,12 +278,13 @@ def write_weights(
     with torch.device("meta"):
         expected = create(model, settings).state_dict()
     check_weights(weights, expected, str(run))
-    check_free(run, force)  # after that: it removes a run that is there
+    check_free(run, force)
+    remove_run(run)
     write_checkpoint(run, "best", model, settings, weights, step=step, training={"imported": dict(source)})
 
 
 def check_free(run: Path, force: bool) -> None:
-    """Refuse a folder that holds something else than a run, or a run that is not to be replaced; remove that.
+    """Refuse a folder that holds something else than a run, or a run that is not to be replaced.
 
     Raises
     ------
@@ -289,12 +294,53 @@ def check_free(run: Path, force: bool) -> None:
     if run.exists() and not run.is_dir():
         raise DatasetError(f"{run}: is a file, expected a folder to write a run to: name another with --out")
     there = sorted(path.name for path in run.iterdir()) if run.is_dir() else []
-    ours = [name for name in there if _OURS.fullmatch(name)]
-    if there and not ours:
+    if there and not _is_run(run):
         raise DatasetError(f"{run}: holds {there[0]}, expected no folder yet or a run's: name another with --out")
-    if ours and not force:
+    if any((run / f"{choice}.json").exists() for choice in CHOICES) and not force:
         raise DatasetError(f"{run}: holds a run already: --force replaces it, or train --resume goes on with it")
-    for name in sorted(ours, key=lambda name: not name.endswith(".json")):  # first what makes the others count
+
+
+def _is_run(run: Path) -> bool:
+    """Return whether a folder holds a run, be it one that has only begun."""
+    if any((run / f"{choice}.json").is_file() for choice in CHOICES):
+        return True
+    try:
+        with (run / LOG).open(encoding="utf-8", errors="replace") as file:
+            line = file.readline()
+        return not line or "step" in json.loads(line)
+    except (OSError, ValueError, TypeError):
+        names = [path.name for path in run.iterdir()]
+        return bool(names) and all(map(_OURS.fullmatch, names))
+
+
+@contextlib.contextmanager
+def lock_run(run: Path) -> Iterator[None]:
+    """Let nobody else train in a folder, which is made, as long as this lasts.
+
+    Raises
+    ------
+    DatasetError
+        Somebody does already.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(run, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise DatasetError(
+                    f"{run}: another process trains here: wait for it, or name another folder"
+                ) from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def remove_run(run: Path) -> None:
+    """Remove the files of a run; first those that make the others count."""
+    names = [path.name for path in run.iterdir() if _OURS.fullmatch(path.name)] if run.is_dir() else []
+    for name in sorted(names, key=lambda name: not name.endswith(".json")):
         (run / name).unlink()
 
 
@@ -473,7 +519,10 @@ def _write_tensors(run: Path, stem: str, tensors: Mapping[str, Tensor]) -> tuple
     names = itertools.chain([first], (f"{stem}-{i}.safetensors" for i in itertools.count(1)))
     name = next(name for name in names if not (run / name).exists())
     with _replacing(run / name) as partial:
+        partial.touch()
+        mode = partial.stat().st_mode  # as the user's umask wants it; safetensors lets nobody else read its files
         safetensors.torch.save_file(plain, partial)
+        partial.chmod(mode)
         digest = _hash(partial)
     if name != first and _hash(run / first) == digest:
         (run / name).unlink()

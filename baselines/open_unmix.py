@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from baselines.recurrent import recur
 from baselines.spleeter_unet import check_targets
 from musdbkit.errors import ParameterError
 from musdbkit.stft import PRESETS, StftParams
@@ -157,7 +158,7 @@ class OpenUnmix(nn.Module):
         x = nn.functional.linear(x, weight, nn.functional.linear(mean, weight))
         x = torch.tanh(self.bn1(x)).reshape(nb_frames, batch_size, -1)
 
-        x = torch.cat([x, self.lstm(x)[0]], dim=-1)
+        x = torch.cat([x, recur(self.lstm, x).to(x.dtype)], dim=-1)
         x = torch.relu(self.bn2(self.fc2(x.flatten(0, 1))))
         x = self.bn3(self.fc3(x)).reshape(nb_frames, batch_size, nb_channels, nb_bins)
         mask = torch.relu(x * self.output_scale + self.output_mean)  # parameters make it float32, under autocast, too

@@ -12,20 +12,23 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 
 from baselines import models
 from baselines.data import Batches, SpectrogramBatches, WaveBatches
 from baselines.recipes import Recipe, change_recipe, find_recipe, follow_config
-from baselines.spleeter_settings import unet_settings
+from baselines.spleeter_settings import make_settings
 from musdbkit.cache import MIXTURE, Cache, open_cache
 from musdbkit.errors import DatasetError, ParameterError
-from musdbkit.musdb18 import STEMS, VALIDATION_TRACKS
+from musdbkit.musdb18 import STEMS, pick_validation, split_of
 from musdbkit.segments import Reader
 from musdbkit.spleeter_config import SpleeterConfig, read_config
 from musdbkit.waves import Waves, open_waves
+
+ALIASES: Final = {"T": "nb_frames", "F": "nb_bins"}
+"""Spleeter's words for settings, which may be given instead."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ def make_plan(
     data : folder of the cache, or for models that read waves, of the dataset.
     recipe : `paper` or `upstream`.
     targets : what is estimated; by default as the configuration says, or all stems.
-    changes : other values, as JSON has them, of fields of the recipe or of the model's settings.
+    changes : other values, as JSON has them, of fields of the recipe or of the model's settings, or of `ALIASES`.
 
     Raises
     ------
@@ -80,16 +83,16 @@ def make_plan(
         model = "spleeter-blstm" if found.model.startswith("blstm") else "spleeter-unet"
         chosen, overrides = find_recipe(model, recipe)
         chosen = follow_config(chosen, found)
-        settings = unet_settings(found, **overrides)
+        settings = make_settings(found, **overrides)
     else:
         assert model is not None
         kind = models.find_kind(model)
         chosen, overrides = find_recipe(model, recipe)
         settings = kind.settings(**overrides)
-    recipe_fields = {entry.name for entry in dataclasses.fields(Recipe)}
-    changes = dict(changes or {}) | ({"targets": list(targets)} if targets is not None else {})
-    chosen = change_recipe(chosen, {name: value for name, value in changes.items() if name in recipe_fields})
+    recipe_fields = {entry.name for entry in dataclasses.fields(Recipe)} - {"name"}
     document = models.settings_to_json(settings)
+    changes = _translate(changes or {}, document) | ({"targets": list(targets)} if targets is not None else {})
+    chosen = change_recipe(chosen, {name: value for name, value in changes.items() if name in recipe_fields})
     if unknown := [name for name in changes if name not in recipe_fields | document.keys()]:
         known = sorted(recipe_fields | document.keys())
         near = difflib.get_close_matches(unknown[0], known, n=1)
@@ -99,10 +102,31 @@ def make_plan(
     return Plan(model, models.settings_from_json(model, document), chosen, data)
 
 
+def _translate(changes: Mapping[str, Any], document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return changes by our names, where a model has such settings."""
+    if "name" in changes:
+        raise ParameterError("name is the recipe's own and cannot be set: choose a recipe with --recipe")
+    translated: dict[str, Any] = {}
+    for name, value in changes.items():
+        ours = ALIASES.get(name, name)
+        ours = ours if ours in document else name
+        if ours in translated:
+            raise ParameterError(f"{name}: {ours} is given twice, by both of its names: give it once")
+        translated[ours] = value
+    return translated
+
+
 def _open_data(plan: Plan) -> Reader:
-    """Return the reader of what a model is trained on."""
+    """Return the reader of what a model is trained on, with tracks to validate on where there are enough."""
     if models.MODELS[plan.model].reads == "waves":
-        return open_waves(plan.data, signals=(MIXTURE, *STEMS), valid=VALIDATION_TRACKS)
+        waves = open_waves(plan.data, signals=(MIXTURE, *STEMS))
+        valid = {track for track in waves.tracks if split_of(track, "train") == "valid"}
+        length = round(plan.recipe.segment_seconds * waves.sample_rate)
+        usable = [track for track in waves.tracks if waves.nb_samples(track) > length]
+        if not valid and len(usable) > 1:
+            valid = pick_validation(usable)
+        waves.splits |= dict.fromkeys(valid, ("valid",))
+        return waves
     cache = open_cache(plan.data)
     p, s = cache.parameters, plan.settings
     for name in ("n_fft", "hop_length", "sample_rate", "nb_channels"):
@@ -161,14 +185,21 @@ def find_max_steps(recipe: Recipe, epoch_steps: int) -> int | None:
     return min((limit for limit in limits if limit is not None), default=None)
 
 
-def describe(plan: Plan, run: Path) -> dict[str, Any]:
+def describe(plan: Plan, run: Path, *, replace: bool = False) -> dict[str, Any]:
     """Return what training would do, without doing it.
+
+    Parameters
+    ----------
+    plan : what to train.
+    run : the folder that would be written.
+    replace : whether a run that is there may be replaced or gone on with.
 
     Raises
     ------
     DatasetError, ParameterError
         As `train`.
     """
+    models.check_free(run, replace)
     with torch.device("meta"):
         network = models.create(plan.model, plan.settings)
     batches = make_batches(plan, torch.device("cpu"))
@@ -178,6 +209,8 @@ def describe(plan: Plan, run: Path) -> dict[str, Any]:
         "run": str(run),
         "nb_parameters": sum(tensor.numel() for tensor in network.parameters()),
         "nb_tracks": {"train": len(batches.tracks), "valid": len(batches.valid_tracks)},
+        "valid_tracks": list(batches.valid_tracks),
+        "left_out": list(batches.left_out),
         "nb_data_bytes": batches.nb_bytes,
         "nb_run_bytes": 4 * nb_weights * (5 if plan.recipe.ema_decay else 4),
         "nb_free_bytes": shutil.disk_usage(next(each for each in (run, *run.absolute().parents) if each.is_dir())).free,
@@ -198,7 +231,7 @@ def fingerprint(reader: Reader) -> str:
 def describe_lines(described: Mapping[str, Any]) -> list[str]:
     """Return what `describe` found, for reading."""
     tracks = described["nb_tracks"]
-    return [
+    lines = [
         f"model: {described['model']}, {described['nb_parameters']:,} parameters, "
         f"of {', '.join(described['settings']['targets'])}",
         f"tracks: {tracks['train']} to train on, {tracks['valid']} to validate on; "
@@ -206,3 +239,18 @@ def describe_lines(described: Mapping[str, Any]) -> list[str]:
         f"steps: {described['max_steps'] or 'no end'}, validation every {described['epoch_steps']}",
         f"to write: {described['nb_run_bytes'] / 1e9:.2f} GB; {described['nb_free_bytes'] / 1e9:.2f} GB free",
     ]
+    for label, names in (
+        ("validation", described["valid_tracks"]),
+        ("left out, too short for a segment", described["left_out"]),
+    ):
+        if names:
+            lines.append(f"{label}: {', '.join(names)}")
+    for part in ("settings", "recipe"):
+        values = (f"{name} {_to_text(value)}" for name, value in described[part].items())
+        lines.append(f"{part}: {', '.join(values)}")
+    return lines
+
+
+def _to_text(value: Any) -> str:
+    """Return a JSON value as `--set` takes it."""
+    return value if isinstance(value, str) else json.dumps(value)

@@ -12,8 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final, TextIO
 
-METRICS: Final = "metrics.jsonl"
-"""Name of the log in a run's folder."""
+from baselines.models import LOG
 
 _SAY_SECONDS: Final = 5.0  # between two lines on the terminal
 
@@ -28,7 +27,7 @@ class Log:
 
     def __init__(self, run: Path, stack: ExitStack, tensorboard: bool, step: int) -> None:
         run.mkdir(parents=True, exist_ok=True)
-        path = run / METRICS
+        path = run / LOG
         _cut(path, step)
         self._file: TextIO = stack.enter_context(path.open("a", encoding="utf-8"))
         self._writer = None

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from baselines.recurrent import recur
 from baselines.spleeter_unet import SpleeterSettings
 
 
@@ -74,7 +75,7 @@ class Blstm(nn.Module):
         mixture : magnitudes [shape=(batch_size, nb_channels, nb_bins, nb_frames)].
         """
         x = mixture.permute(0, 3, 2, 1)  # (batch_size, nb_frames, nb_bins, nb_channels)
-        states, _ = self.lstm(x.flatten(2))
+        states = recur(self.lstm, x.flatten(2))
         estimate = torch.relu(self.dense(states)).reshape(x.shape)
         return estimate.permute(0, 3, 2, 1)
 

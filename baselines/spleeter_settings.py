@@ -16,7 +16,7 @@ _OUTPUTS = {"unet.unet": "sigmoid", "unet.softmax_unet": "softmax"}
 _BLSTM = "blstm.blstm"
 
 
-def unet_settings(config: SpleeterConfig, **overrides: Any) -> UnetSettings | BlstmSettings:
+def make_settings(config: SpleeterConfig, **overrides: Any) -> UnetSettings | BlstmSettings:
     """Return the settings of the networks that a Spleeter configuration describes.
 
     Where the configuration says nothing, it is what Spleeter does itself; what it has no words for (`overlap`,

@@ -9,7 +9,8 @@ Reads a spectrogram cache, or a dataset's 16-bit wav files. Writes a run's folde
 
 Conventions: a step is one update of all weights; an epoch ends with a validation. Networks may run in bfloat16,
 transforms and losses are float32. All that is random in a step depends on the seed and the number of the step alone, so
-that on a CPU a run that was stopped and resumed has the same weights, bit for bit, as one that was not.
+that on a CPU a run that was stopped and resumed has the same weights, bit for bit, as one that was not, unless networks
+are compiled: the first step of a call is not.
 
 Devices, precision and processes are Lightning Fabric's: started by `torchrun`, by a cluster's scheduler or with
 `devices`, each process draws its part of every batch.
@@ -24,8 +25,8 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -46,7 +47,10 @@ from musdbkit.errors import DatasetError, MusdbkitError, ParameterError, printab
 from musdbkit.waves import Waves
 
 _LOG_STEPS: Final = 10
+_SAY_SECONDS: Final = 5.0
 _SAVE_SECONDS: Final = 600.0  # between two checkpoints, at most
+_SAVE_SECONDS_AT_EPOCH: Final = 60.0  # the same after a validation that was not the best: writing takes seconds
+_NB_NAMED: Final = 3  # validation tracks that are named
 _ALL: Final = "all"  # the part of a network whose targets learn together
 
 
@@ -154,6 +158,8 @@ def describe(result: Trained) -> list[str]:
     lines = [f"steps: {result.step}, in {format_duration(result.seconds)}"]
     for name, (loss, step) in result.best.items():
         lines.append(f"best validation loss{'' if name == _ALL else f' of {name}'}: {loss:.4g}, at step {step}")
+    if not result.best:
+        lines.append("no validation: separate will use the last weights")
     if result.interrupted or result.ended == "minutes":
         lines.append(f"ended by {result.ended}: --resume goes on")
     return [*lines, f"run: {result.run}"]
@@ -224,6 +230,7 @@ class _Part:
     module : its network.
     optimiser : Fabric's.
     plateau : what lowers the learning rate, if anything.
+    averages, averaged : moving averages of weights and statistics, and what they are of.
     best, best_step : lowest validation loss so far, and when.
     nb_worse : validations since then.
     stopped : whether it has ended.
@@ -232,6 +239,8 @@ class _Part:
     module: nn.Module
     optimiser: Any = None
     plateau: torch.optim.lr_scheduler.ReduceLROnPlateau | None = None
+    averages: list[Tensor] = field(default_factory=list)
+    averaged: list[Tensor] = field(default_factory=list)
     best: float = math.inf
     best_step: int = 0
     nb_worse: int = 0
@@ -266,7 +275,8 @@ class _Clock:
     before : seconds that earlier calls took.
     began : when this call began.
     steps_before : steps that earlier calls took.
-    waited, wait_began : seconds that were spent waiting for data until the last line of the log, and when that was.
+    waited, wait_began, step_at_line : seconds that were spent waiting for data until the last line of the log, when
+        that was, and at which step.
     """
 
     before: float = 0.0
@@ -274,6 +284,7 @@ class _Clock:
     steps_before: int = 0
     waited: float = 0.0
     wait_began: float = field(default_factory=time.perf_counter)
+    step_at_line: int = 0
 
     @property
     def now(self) -> float:
@@ -308,23 +319,24 @@ class _Training:
         self._epoch_steps = find_epoch_steps(plan.recipe, self._batches, fabric.world_size)
         self._max_steps = find_max_steps(plan.recipe, self._epoch_steps)
         found = models.read_checkpoint(run, "last") if resume else None
-        if found is None:
-            if resume and models.read_checkpoint(run, "best") is not None:
-                raise DatasetError(
-                    f"{run}: holds weights, but no training to go on with: name another folder with --out"
-                )
-            if fabric.is_global_zero:
-                models.check_free(run, force or resume)  # of a run that was killed before it saved there is a log
-                shutil.rmtree(run / "tensorboard", ignore_errors=True)
-            fabric.barrier()
-            if resume:
-                self._say(f"{run}: no run yet: begins")
-        else:
+        if found is not None:
             self._check_same(found)
+        else:
+            best = models.read_checkpoint(run, "best")
+            if resume and best is not None and "imported" in best.training:
+                raise DatasetError(f"{run}: holds weights, but no training to go on with: name another with --out")
+            models.check_free(run, force or resume)  # a run that was killed before it saved may have left its best
+        self._on_first(lambda: stack.enter_context(models.lock_run(run)))
+        if found is None:
+            self._on_first(lambda: self._clear(resume))
         self._step = 0
         self._saved_step = -1
         self._clock = _Clock()
         self._compile = fabric.device.type == "cuda" if hardware.compile is None else hardware.compile
+        self._compiled = False
+        self._said = 0.0
+        self._saved_at = time.perf_counter()
+        stack.callback(self._batches.close)
         self._build(found is None)
         if found is not None:
             try:
@@ -335,6 +347,25 @@ class _Training:
                 raise DatasetError(f"{run}/last.json: not what training wrote: --force begins anew") from error
         self._log = Log(run, stack, tensorboard, self._step) if fabric.is_global_zero else None
 
+    def _on_first(self, action: Callable[[], object]) -> None:
+        """Let the first process do something; an error is all processes', of which none then waits for another."""
+        message = ""
+        if self._fabric.is_global_zero:
+            try:
+                action()
+            except MusdbkitError as error:
+                message = str(error)
+        message = self._fabric.broadcast(message)
+        if message:
+            raise DatasetError(message)
+
+    def _clear(self, resume: bool) -> None:
+        """Remove what is left of another run."""
+        models.remove_run(self._run)
+        shutil.rmtree(self._run / "tensorboard", ignore_errors=True)
+        if resume:
+            self._say(f"{self._run}: no run yet: begins")
+
     def _build(self, new: bool) -> None:
         """Make the network and its optimisers."""
         torch.manual_seed(self._recipe.seed)
@@ -343,15 +374,14 @@ class _Training:
         targets = network.networks
         assert isinstance(targets, nn.ModuleDict)
         if new and isinstance(network, OpenUnmixSet) and isinstance(self._batches.reader, Waves):
-            self._say("statistics of the mixtures, which scale the input: once")
             transform = self._settings.training_stft
-            mean, std = measure_statistics(self._batches.reader, transform, self._fabric.device)
+            mean, std = measure_statistics(self._batches.reader, transform, self._fabric.device, self._say_statistics)
             for each in targets.values():
                 assert isinstance(each, OpenUnmix)
                 each.set_statistics(mean, std)
         frozen = getattr(self._settings, "batch_norm", "") == "frozen"
         if self._share.world_size > 1 and self._fabric.device.type == "cuda" and not frozen:
-            network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+            network = synchronise(network)
         network = network.to(self._fabric.device)
         if self._recipe.independent:
             self._parts = {target: _Part(module) for target, module in targets.items()}
@@ -372,6 +402,13 @@ class _Training:
                 )
         self._network, self._targets = network, targets
         self._average = copy.deepcopy(network).eval().requires_grad_(False) if self._recipe.ema_decay else None
+        if self._average is not None:
+            for module in self._average.modules():
+                if isinstance(module, nn.RNNBase):
+                    module.flatten_parameters()
+            for name, part in self._parts.items():
+                average = self._average if name == _ALL else self._average.get_submodule(f"networks.{name}")
+                part.averages, part.averaged = _pair(average, part.module)
         self._tally = _Tally(torch.zeros(len(self._settings.targets), device=self._fabric.device))
 
     # The loop
@@ -380,22 +417,22 @@ class _Training:
         """Train until the end."""
         limit = None if max_minutes is None else max_minutes * 60
         self._introduce()
+        if self._fabric.device.type == "cuda":
+            torch.backends.cudnn.benchmark = True  # all batches have one shape
         if self._batches.fits():
             self._batches.start_loading()
-        ended = self._why_end(limit, stop)
-        saved = time.perf_counter()
+        ended, _ = self._look(limit, stop)
         if not ended:
+            self._set_modes()
             self._clock.wait_began = time.perf_counter()
             for batch in self._batches.train(self._step, self._share):
                 self._take_step(batch)
-                if self._step % self._epoch_steps == 0:
-                    self._validate()
-                ended = self._why_end(limit, stop)
+                better = self._validate() if self._step % self._epoch_steps == 0 else False
+                ended, due = self._look(limit, stop)
                 if ended:
                     break
-                if time.perf_counter() - saved > _SAVE_SECONDS or self._step % self._epoch_steps == 0:
+                if better or due:
                     self._save()
-                    saved = time.perf_counter()
         self._save()
         if self._log is not None:
             self._log.say_last()
@@ -409,21 +446,30 @@ class _Training:
             nb_parameters=self.nb_parameters,
         )
 
-    def _why_end(self, limit: float | None, stop: _Stop) -> str:
-        """Return why the run ends now; empty if it does not. All processes come to the same."""
-        signalled = stop.name
-        late = limit is not None and self._clock.now >= limit
+    def _look(self, limit: float | None, stop: _Stop) -> tuple[str, bool]:
+        """Return why the run ends now, empty if it does not, and whether a checkpoint is due.
+
+        All processes come to the same: what clocks and signals say is agreed on, but not at every step, since that
+        makes a GPU wait.
+        """
+        at_epoch = self._step % self._epoch_steps == 0
+        waited = time.perf_counter() - self._saved_at
+        signalled, late = stop.name, limit is not None and self._clock.now >= limit
+        due = waited > (_SAVE_SECONDS_AT_EPOCH if at_epoch else _SAVE_SECONDS)
         if self._share.world_size > 1:
-            flags = torch.tensor([float(bool(signalled)), float(late)], device=self._fabric.device)
-            flags = self._reduce(flags, "sum")
-            signalled, late = signalled or ("SIGTERM" if flags[0] else ""), bool(flags[1])
+            if self._step % _LOG_STEPS and not at_epoch:
+                signalled, late, due = "", False, False
+            else:
+                flags = torch.tensor([bool(signalled), late, due], dtype=torch.float32, device=self._fabric.device)
+                agreed = [flag > 0 for flag in self._reduce(flags, "sum").tolist()]
+                signalled, late, due = (signalled or "SIGTERM") if agreed[0] else "", agreed[1], agreed[2]
         if signalled:
-            return signalled
+            return signalled, due
         if all(part.stopped for part in self._parts.values()):
-            return "early stop"
+            return "early stop", due
         if self._max_steps is not None and self._step >= self._max_steps:
-            return "steps" if self._max_steps == self._recipe.max_steps else "epochs"
-        return "minutes" if late else ""
+            return "steps" if self._max_steps == self._recipe.max_steps else "epochs", due
+        return "minutes" if late else "", due
 
     def _reduce(self, values: Tensor, how: str) -> Tensor:
         """Return the sum or mean of all processes' values."""
@@ -433,24 +479,32 @@ class _Training:
 
     def _take_step(self, batch: Batch) -> None:
         """Take a step."""
-        torch.manual_seed(_mix(self._recipe.seed, self._share.rank, self._step))
         if self._compile and self._step > self._clock.steps_before:  # so that the first line comes at once
-            self._compile = False
+            self._compile, self._compiled = False, True
             self._try_to_compile(batch)
-        self._model.train()
+        torch.manual_seed(_mix(self._recipe.seed, self._share.rank, self._step))
         losses = measure_losses(self._recipe.loss, self._model(batch.mixture), batch.targets)
         self._fabric.backward(losses.sum())
+        self._step += 1
+        weight = 1 - min(self._recipe.ema_decay, self._step / (self._step + 9))
         for part in self._parts.values():
             if not part.stopped:
                 part.optimiser.step()
-            part.optimiser.zero_grad()
-        self._step += 1
-        if self._average is not None:
-            _follow(self._average, self._network, min(self._recipe.ema_decay, self._step / (self._step + 9)))
+                part.optimiser.zero_grad()
+                if part.averages:
+                    with torch.no_grad():
+                        torch._foreach_lerp_(part.averages, part.averaged, weight)
         self._tally.losses += losses.detach()
         self._tally.nb_steps += 1
         if self._step % _LOG_STEPS == 0 or self._step == 1:
             self._write_losses()
+
+    def _set_modes(self) -> None:
+        """Let all learn that have not ended."""
+        self._model.train()
+        for part in self._parts.values():
+            if part.stopped:
+                part.module.eval().requires_grad_(False)
 
     def _try_to_compile(self, batch: Batch) -> None:
         """Compile the networks; on any error run them as they are."""
@@ -466,19 +520,25 @@ class _Training:
                 module._compiled_call_impl = None
             line = printable(str(error).strip().partition("\n")[0])
             self._say(f"cannot be compiled, and runs as it is: {type(error).__name__}: {line}")
+        else:
+            torch._dynamo.config.suppress_errors = True  # what is compiled later, for another shape, may fail as well
         for part in self._parts.values():
             part.optimiser.zero_grad()
         for name, tensor in self._network.named_buffers():
             tensor.copy_(state[name])
 
+    def _uncompiled(self) -> AbstractContextManager[object]:
+        """Return what lets networks run as they are: validation would compile them anew for each track's length."""
+        return torch.compiler.set_stance("force_eager") if self._compiled else nullcontext()
+
     # What is measured
 
-    def _validate(self) -> None:
-        """Measure losses on the validation tracks, and draw the consequences."""
+    def _validate(self) -> bool:
+        """Measure losses on the validation tracks and draw the consequences; return whether any part is better."""
         network = (self._average if self._average is not None else self._network).eval()
         sums = torch.zeros(len(self._settings.targets) + 1, dtype=torch.float64, device=self._fabric.device)
         for batch in self._batches.valid(self._share):
-            with torch.no_grad():
+            with torch.no_grad(), self._uncompiled():
                 with self._fabric.autocast():
                     estimates = network(batch.mixture)
                 losses = measure_losses(self._recipe.loss, estimates, batch.targets)
@@ -488,16 +548,22 @@ class _Training:
             sums = self._reduce(sums, "sum")
         *totals, count = sums.tolist()
         if not count:
-            return
+            return False
         valid = dict(zip(self._settings.targets, (total / count for total in totals), strict=True))
-        self._check_finite(valid)
-        better = [name for name, part in self._parts.items() if self._judge(part, self._loss_of(name, valid))]
+        valid = self._check_finite(valid)
+        better = [
+            name
+            for name, part in self._parts.items()
+            if (name == _ALL or name in valid) and self._judge(part, self._loss_of(name, valid))
+        ]
         if self._log is not None:
             self._log.write(
                 {"step": self._step, "epoch": self._step // self._epoch_steps, "valid": valid, "better": better}
             )
         if better and self._recipe.select_best:
             self._save_best(better)
+        self._set_modes()
+        return bool(better)
 
     def _loss_of(self, name: str, losses: Mapping[str, float]) -> float:
         """Return the loss that a part is judged by."""
@@ -523,36 +589,44 @@ class _Training:
         means = self._tally.losses / self._tally.nb_steps
         if self._share.world_size > 1:
             means = self._reduce(means, "mean")
-        losses = dict(zip(self._settings.targets, means.tolist(), strict=True))
         self._tally.losses.zero_()
         self._tally.nb_steps = 0
-        self._check_finite(losses)
+        losses = self._check_finite(dict(zip(self._settings.targets, means.tolist(), strict=True)))
         clock, now = self._clock, time.perf_counter()
-        nb_steps = self._step - clock.steps_before
+        nb_steps = self._step - clock.step_at_line
         row = {
             "step": self._step,
             "loss": sum(losses.values()),
             "losses": losses,
             "learning_rate": {name: part.learning_rate for name, part in self._parts.items()},
             "seconds": clock.total,
-            "steps_per_second": nb_steps / clock.now,
+            "steps_per_second": nb_steps / max(now - clock.wait_began, 1e-9),
             "data_wait": (self._batches.waited_seconds - clock.waited) / max(now - clock.wait_began, 1e-9),
             "memory_bytes": _memory_bytes(self._fabric.device),
             "resident": self._batches.resident,
         }
-        clock.waited, clock.wait_began = self._batches.waited_seconds, now
+        clock.waited, clock.wait_began, clock.step_at_line = self._batches.waited_seconds, now, self._step
         if self._log is not None:
             self._log.write(row)
             self._log.say(row, self._max_steps)
 
-    def _check_finite(self, losses: Mapping[str, float]) -> None:
-        """Refuse to go on with a loss that is no number."""
-        for target, loss in losses.items():
-            if not math.isfinite(loss):
-                raise MusdbkitError(
-                    f"{self._run}: step {self._step}: the loss of {target} is {loss}: "
-                    "begin anew with a lower learning rate (--set learning_rate=...), or with --precision float32"
-                )
+    def _check_finite(self, losses: Mapping[str, float]) -> dict[str, float]:
+        """Return the losses that are numbers. End what has another; refuse to go on if that is all there is."""
+        broken = {target: loss for target, loss in losses.items() if not math.isfinite(loss)}
+        for target in broken:
+            part = self._parts.get(target)
+            if part is not None and not part.stopped:
+                part.stopped = True
+                self._say(f"step {self._step}: the loss of {target} is {broken[target]}: it ends with its best weights")
+        if broken and (_ALL in self._parts or all(part.stopped for part in self._parts.values())):
+            target, loss = next(iter(broken.items()))
+            raise MusdbkitError(
+                f"{self._run}: step {self._step}: the loss of {target} is {loss}: "
+                "begin anew with a lower learning rate (--set learning_rate=...), or with --precision float32"
+            )
+        if broken:
+            self._set_modes()
+        return {target: loss for target, loss in losses.items() if target not in broken}
 
     # What is kept
 
@@ -587,7 +661,10 @@ class _Training:
         """Write the checkpoint that a run goes on from."""
         if self._saved_step == self._step:
             return
-        self._saved_step = self._step
+        if self._tally.nb_steps:  # of steps that no line of the log has looked at
+            sums = self._reduce(self._tally.losses, "sum") if self._share.world_size > 1 else self._tally.losses
+            self._check_finite(dict(zip(self._settings.targets, sums.tolist(), strict=True)))
+        self._saved_step, self._saved_at = self._step, time.perf_counter()
         if self._fabric.is_global_zero:
             parts = {}
             state = {"tally": self._tally.losses}
@@ -672,28 +749,43 @@ class _Training:
         self._tally.losses.copy_(state["tally"])
         self._tally.nb_steps = found.training["nb_steps_in_tally"]
         self._step = self._saved_step = found.step
-        self._clock = _Clock(before=found.training["seconds"], steps_before=found.step)
+        self._clock = _Clock(before=found.training["seconds"], steps_before=found.step, step_at_line=found.step)
 
     # What is said
 
     def _introduce(self) -> None:
         """Say what is about to be trained."""
         batches = self._batches
-        lines = [
-            f"{self._plan.model}: {', '.join(self._settings.targets)}; {self.nb_parameters:,} parameters",
-            f"{len(batches.tracks)} tracks; "
-            + (f"validation every {self._epoch_steps} steps" if batches.valid_tracks else "none to validate on"),
+        lines = [f"{self._plan.model}: {', '.join(self._settings.targets)}; {self.nb_parameters:,} parameters"]
+        if batches.left_out:
+            lines.append(f"left out, too short for a segment: {', '.join(batches.left_out)}")
+        lines += [
+            f"tracks to train on: {len(batches.tracks)}; to validate on, every {self._epoch_steps} steps: "
+            + (_shorten(batches.valid_tracks) or "none"),
             f"{_device_name(self._fabric.device)}, precision {self._fabric.strategy.precision.precision}; "
             + (f"from step {self._step} " if self._step else "")
             + (f"to step {self._max_steps}" if self._max_steps else "without end"),
         ]
         for line in lines:
-            self._say(line)
+            self._say(printable(line))
+
+    def _say_statistics(self, number: int, nb_tracks: int) -> None:
+        """Say now and then how far the statistics are."""
+        now = time.perf_counter()
+        if number == 0 or now - self._said > _SAY_SECONDS:
+            self._said = now
+            self._say(f"statistics of the mixtures, by which the input is scaled: track {number + 1} of {nb_tracks}")
 
     def _say(self, text: str) -> None:
         """Print a line on stderr, once for all processes."""
         if self._fabric.is_global_zero:
             print(text, file=sys.stderr, flush=True)
+
+
+def _shorten(names: tuple[str, ...]) -> str:
+    """Return names for reading: the number and the first ones."""
+    some = "; ".join(names[:_NB_NAMED])
+    return f"{len(names)} ({some}{'; ...' if len(names) > _NB_NAMED else ''})" if names else ""
 
 
 def _memory_bytes(device: torch.device) -> int:
@@ -714,17 +806,23 @@ def _mix(*numbers: int) -> int:
     return int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:7], "big")
 
 
-@torch.no_grad()
-def _follow(average: nn.Module, network: nn.Module, decay: float) -> None:
-    """Move a moving average of weights and statistics towards a network."""
-    ours, theirs = [], []
-    for mean, value in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
-        if value.is_floating_point():
-            ours.append(mean)
-            theirs.append(value)
-        else:
-            mean.copy_(value)
-    torch._foreach_lerp_(ours, theirs, 1 - decay)
+def synchronise(network: nn.Module) -> nn.Module:
+    """Return a network whose batch normalisation takes the batches of all processes.
+
+    torch's wants a counter of batches, which Spleeter's normalisation has not: it gets one that is not saved.
+    """
+    network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+    for module in network.modules():
+        if isinstance(module, nn.SyncBatchNorm) and module.num_batches_tracked is None:
+            module.register_buffer("num_batches_tracked", torch.zeros((), dtype=torch.long), persistent=False)
+    return network
+
+
+def _pair(average: nn.Module, network: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the averages of weights and statistics, and what they are averages of, in the same order."""
+    pairs = zip(average.state_dict().values(), network.state_dict().values(), strict=True)
+    floats = [(mean, value) for mean, value in pairs if value.is_floating_point()]
+    return [mean for mean, _ in floats], [value for _, value in floats]
 
 
 def _load(network: nn.Module, weights: Mapping[str, Tensor], run: Path) -> None:

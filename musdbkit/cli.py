@@ -649,5 +649,5 @@ def main() -> None:
         sys.exit(1)
     except SystemExit as stop:
         if stop.code == _INTERRUPTED:
-            typer.echo("interrupted: what is done is kept; run again to go on", err=True)
+            typer.echo("interrupted: what is done is kept; run again to go on, train with --resume", err=True)
         raise

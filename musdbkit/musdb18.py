@@ -9,7 +9,9 @@ Rafii, Liutkus, Stöter, Mimilakis, Bittner: The MUSDB18 corpus for music separa
 """
 
 import importlib.util
+import random
 import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -55,6 +57,9 @@ STEMS: Final[tuple[str, ...]] = tuple(stem for stem in STREAMS if stem in TARGET
 
 VALIDATION_TRACKS: Final[tuple[str, ...]] = tuple(_CONFIG["validation_tracks"])
 """The 14 tracks of subset train that form the official validation split."""
+
+VALIDATION_SEED: Final = 0
+"""Seed of the pick of validation tracks where the official ones are not asked for or not there."""
 
 SUBSETS: Final = ("train", "test")
 """The two parts of the dataset as published, which are also its two folders."""
@@ -127,6 +132,20 @@ def split_of(name: str, subset: str) -> str:
     if subset == "train" and canonical_name(name) in VALIDATION_TRACKS:
         return "valid"
     return subset
+
+
+def pick_validation(names: Iterable[str], nb_tracks: int | None = None) -> set[str]:
+    """Return the tracks to validate on where the official ones are not: picked at random, always the same ones.
+
+    Parameters
+    ----------
+    names : of the tracks of subset train.
+    nb_tracks : how many; a tenth by default, at least one if there is any.
+    """
+    ordered = sorted(names)
+    if nb_tracks is None:
+        nb_tracks = max(1, round(len(ordered) / 10))
+    return set(random.Random(VALIDATION_SEED).sample(ordered, min(nb_tracks, len(ordered))))
 
 
 def errata_of(name: str) -> tuple[Erratum, ...]:

@@ -20,7 +20,6 @@ import json
 import math
 import os
 import posixpath
-import random
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -40,9 +39,6 @@ STEMS: Final = (2, 4)
 
 SPLITS: Final = ("train", "validation", "test")
 """The CSV files, by Spleeter's words."""
-
-SEED: Final = 0
-"""Seed of the pick of validation tracks where the official ones are not asked for or not there."""
 
 _PATH_KEYS: Final = ("train_csv", "validation_csv", "model_dir", "training_cache", "validation_cache")
 _NUMBER: Final = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
@@ -156,8 +152,8 @@ def make_csv(
     stems : one of `STEMS`: vocals and accompaniment, or vocals, drums, bass and other.
     out : folder of the files; the configuration holds it as it is given here.
     validation : which tracks of subset train are held out. `official`: the 14 published ones, and where none of them
-        is there a tenth of the tracks, picked at random with `SEED`. A whole number: so many, picked alike. Else names,
-        separated by commas; a name with a comma may be put in double quotes.
+        is there a tenth of the tracks, picked at random (`musdb18.pick_validation`). A whole number: so many, picked
+        alike. Else names, separated by commas; a name with a comma may be put in double quotes.
     limit : most rows of each CSV, the first by name; all by default.
     exclude_errata : whether to leave out the tracks with known faults, `musdb18.ERRATA`.
     make_accompaniment : whether to write the accompaniment of those tracks that lack it, as the exact sum of its stems.
@@ -423,22 +419,21 @@ def _hold_out(validation: str, found: Sequence[Track], usable: Sequence[Track]) 
             if len(official) < nb_official:
                 notes.append(f"validation: only {len(official)} of the {nb_official} official tracks found")
             return official & names, notes
-        nb_tracks = min(max(1, round(len(names) / 10)), len(names))
+        picked = musdb18.pick_validation(names)
         notes.append(
-            f"validation: none of the {nb_official} official tracks is here, so {nb_tracks} of "
-            f"{_count(len(names), 'train track')}, picked with seed {SEED}"
+            f"validation: none of the {nb_official} official tracks is here, so {len(picked)} of "
+            f"{_count(len(names), 'train track')}, picked with seed {musdb18.VALIDATION_SEED}"
         )
-    elif _NUMBER.fullmatch(validation.strip()):
+        return picked, notes
+    if _NUMBER.fullmatch(validation.strip()):
         most = len(names) - 1
         if not validation.strip().isdigit() or int(validation) < 1 or (int(validation) > most > 0):
             raise ParameterError(
                 f"validation is {validation}, expected a whole number of 1 or more, and {max(most, 1)} at most: "
                 f"{_count(len(names), 'train track')} can be used, and one must be left to train on"
             )
-        nb_tracks = min(int(validation), len(names))
-    else:
-        return _find_names(validation, found) & names, notes
-    return set(random.Random(SEED).sample(sorted(names), nb_tracks)), notes
+        return musdb18.pick_validation(names, int(validation)), notes
+    return _find_names(validation, found) & names, notes
 
 
 def _find_names(value: str, found: Sequence[Track]) -> set[str]:

@@ -22,6 +22,7 @@ _PARTS: Final = frozenset(("drums", "bass", "other", "vocals"))
 _SUMS: Final = frozenset(("accompaniment", "linear_mixture"))  # which are floats where they overflow 16 bit
 _PCM: Final = 1  # format tags of wav files
 _EXTENSIBLE: Final = 0xFFFE
+_FLAC: Final = "flac files, expected 16-bit wav files: write them as wav, as musdbkit convert does by default"
 _UNKNOWN_SIZE: Final = 0xFFFFFFFF  # of a data chunk written to a pipe
 
 
@@ -135,11 +136,15 @@ def open_waves(
             raise DatasetError(
                 f"{folder}: stem files, expected wav files: convert them first: musdbkit convert {folder}"
             )
+        if any(next((folder / subset).glob("*/*.flac"), None) for subset in subsets):
+            raise DatasetError(f"{folder}: {_FLAC}")
         looked = ", ".join(str(folder / subset / "TRACK" / "mixture.wav") for subset in subsets)
         raise DatasetError(f"{folder}: no tracks with wav files (looked for {looked})")
     names = tuple(signals) if signals is not None else _common(found)
     for name, files in found.items():
         if lacking := [signal for signal in names if signal not in files] or ([] if names else ["a common signal"]):
+            if any(next((folder / subset / name).glob(f"{lacking[0]}.flac"), None) for subset in subsets):
+                raise DatasetError(f"{folder}: {name}: {_FLAC}")
             raise DatasetError(f"{folder}: {name}: no {', '.join(lacking)}: complete the folder, or name other signals")
     return Waves(folder, {name: {s: files[s] for s in names} for name, files in found.items()}, splits)
 
@@ -201,7 +206,10 @@ def _locate(path: Path, layout: tuple[int, ...], offset: int, nb_bytes: int, nb_
     tag, nb_channels, sample_rate, _, nb_bytes_each, nb_bits = layout
     if tag != _PCM or nb_bits != 16 or not nb_channels or not sample_rate:
         what = f"{nb_bits}-bit {'integers' if tag == _PCM else 'floats' if tag == 3 else f'of format {tag}'}"
-        raise AudioError(f"{path}: {what}, expected 16-bit integers: name other signals, or write it anew")
+        raise AudioError(
+            f"{path}: {what}, expected 16-bit integers: convert stem files with musdbkit convert --subtype PCM_16, "
+            "or write it anew as 16-bit wav"
+        )
     if nb_bytes_each != 2 * nb_channels:
         raise AudioError(
             f"{path}: {nb_bytes_each} bytes for {nb_channels} channel(s) of 16 bits, expected {2 * nb_channels}: "

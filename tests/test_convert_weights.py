@@ -14,8 +14,10 @@ import pytest
 import safetensors.torch
 import torch
 from torch import Tensor
+from typer.testing import CliRunner
 
 from baselines import convert_weights
+from baselines.cli import app
 from baselines.convert_weights import from_openunmix, from_spleeter, import_weights, openunmix_settings
 from baselines.models import load_run
 from baselines.open_unmix import OpenUnmix, OpenUnmixSettings
@@ -180,7 +182,10 @@ def test_a_checkpoint_of_spleeter_becomes_a_run(tmp_path: Path, arrays: Arrays, 
     expected = dataclasses.replace(SMALL, decoder_activation="relu", batch_norm="frozen", dropout=0.0, overlap=0.0)
     nb_parameters = sum(parameter.numel() for parameter in SpleeterUnet(expected).parameters())
     files = {"x.npz": hashlib.sha256(source.read_bytes()).hexdigest()}
-    assert imported == convert_weights.Imported(tmp_path / "run", "spleeter-unet", expected, 1200, nb_parameters, files)
+    nb_bytes = sum(tensor.nbytes for tensor in SpleeterUnet(expected).state_dict().values())
+    assert imported == convert_weights.Imported(
+        tmp_path / "run", "spleeter-unet", expected, 1200, nb_parameters, nb_bytes, files
+    )
     loaded = load_run(tmp_path / "run")
     assert (loaded.settings, loaded.step, loaded.choice) == (expected, 1200, "best")
     assert loaded.network.state_dict().keys() == from_spleeter(arrays, expected).keys()
@@ -358,6 +363,31 @@ def test_a_folder_of_open_unmix_becomes_a_run(tmp_path: Path, folder: Path) -> N
     assert load_run(run).settings.targets == ("bass", "vocals")
 
 
+def test_what_would_be_imported(tmp_path: Path, folder: Path) -> None:
+    run = tmp_path / "run"
+    would = import_weights(folder, "open-unmix", run, dry_run=True)
+    assert not run.exists()
+    assert import_weights(folder, "open-unmix", run) == would
+    written = {path: path.read_bytes() for path in run.iterdir()}
+    with pytest.raises(DatasetError, match="holds a run already: --force"):
+        import_weights(folder, "open-unmix", run, dry_run=True)
+    import_weights(folder, "open-unmix", run, targets=["bass"], force=True, dry_run=True)
+    assert {path: path.read_bytes() for path in run.iterdir()} == written
+    (folder / "vocals-b62c91ce.pth").write_bytes(b"no weights")
+    with pytest.raises(DatasetError, match="not a file of tensors only"):
+        import_weights(folder, "open-unmix", run, force=True, dry_run=True)
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_the_command_says_what_it_writes(tmp_path: Path, folder: Path, dry_run: bool) -> None:
+    run = tmp_path / "run"
+    arguments = ["import", str(folder), "--model", "open-unmix", "--targets", "bass", "--out", str(run)]
+    result = CliRunner().invoke(app, [*arguments, *(["--dry-run"] if dry_run else [])])
+    assert result.exit_code == 0
+    assert f"\n{'to write' if dry_run else 'written'}: 0.0 MB\n" in result.stdout
+    assert run.exists() is not dry_run
+
+
 class _Runs:
     """What a pickle could do."""
 
@@ -365,7 +395,6 @@ class _Runs:
         return (print, ("run",))
 
 
-@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_what_is_no_folder_of_open_unmix_is_refused(
     tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -375,7 +404,11 @@ def test_what_is_no_folder_of_open_unmix_is_refused(
         assert "\n" not in str(caught.value)
         assert not (tmp_path / "run").exists()
 
-    refuse(DatasetError, "no weights of piano: found those of drums, bass, vocals, zither", targets=["piano"])
+    refuse(
+        DatasetError,
+        "no weights of piano: found those of drums, bass, vocals, zither: name files TARGET.pth or TARGET-HASH.pth",
+        targets=["piano"],
+    )
     refuse(DatasetError, "none: no such file or folder", tmp_path / "none")
     refuse(DatasetError, r"separator.json: expected a file <target>.pth", folder / "separator.json")
     (tmp_path / "empty").mkdir()

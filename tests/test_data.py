@@ -268,7 +268,7 @@ def test_caches_that_do_not_serve(site: Site) -> None:
     cache = build(site)
     only = open_cache(site.out, signals=("mixture", "drums"))
     for options, reason in (
-        ({"cache": only}, f"{site.out}: no vocals, only mixture, drums: build the cache with it"),
+        ({"cache": only}, f"{site.out}: no vocals, only mixture, drums: build one with musdbkit cache CONFIG.json "),
         ({"nb_bins": 21}, f"{site.out}: 20 bins, expected 21 or more: build the cache with them"),
         ({"batch_size": 0}, "batch_size is 0, expected 1 or more"),
         ({"nb_frames": 98}, f"{site.out}: no segment of 98 frames (0.202 s): the longest of 3 tracks, A, has 184"),
@@ -280,6 +280,36 @@ def test_caches_that_do_not_serve(site: Site) -> None:
         assert str(caught.value).startswith(reason)
         assert "\n" not in str(caught.value)
     assert len(take(spectrogram_batches(cache, nb_frames=97).train(), 1)) == 1  # as many as a chunk has
+
+
+def test_tracks_without_a_chunk_are_left_out(site: Site) -> None:
+    least = 64 + 96 * 16  # samples of 97 frames, which a chunk of 0.2 s has
+    cache = build(site, train={"A": 3000, "short": least - 1, "B": least, "shorter": 70})
+    assert spectrogram_batches(cache, nb_frames=1).left_out == ()
+    batches = spectrogram_batches(cache, nb_frames=97)
+    assert (batches.tracks, batches.left_out) == (("A", "B"), ("short", "shorter"))
+    expected = next(cache.batches(97, 3, seed=7, **CHUNKS))["mixture"].transpose(0, 3, 2, 1)[:, :, :18]
+    (got,) = take(batches.train(), 1)
+    np.testing.assert_array_equal(got.mixture.numpy(), expected)  # the draws are as if they were not there
+    batches.start_loading()
+    batches.finish_loading()
+    (resident,) = take(batches.train(), 1)
+    assert_same([resident], [got])
+
+
+@pytest.mark.parametrize(("track", "signal"), [("C", "drums"), ("W", "mixture")])
+@pytest.mark.parametrize("damage", ["missing", "cut"])
+def test_arrays_are_looked_at_before_training(site: Site, track: str, signal: str, damage: str) -> None:
+    cache = build(site)
+    path = site.out / track / f"{signal}.npy"
+    content = path.read_bytes()
+    path.unlink()
+    if damage == "cut":
+        path.write_bytes(content[:-1])
+    with pytest.raises(DatasetError) as caught:
+        spectrogram_batches(cache)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "musdbkit cache" in str(caught.value)
 
 
 def test_no_track_to_train_on(site: Site) -> None:
@@ -294,6 +324,7 @@ def test_no_track_to_train_on(site: Site) -> None:
 def test_an_error_in_the_thread_comes_where_the_batch_is_wanted(site: Site) -> None:
     cache = build(site)
     batches = spectrogram_batches(cache)
+    cache._arrays.clear()  # as where more files are mapped than may be open
     (site.out / "B" / "vocals.npy").unlink()
     with pytest.raises(DatasetError) as caught:
         take(batches.train(), 30)
@@ -517,7 +548,7 @@ def test_validation_passes_over_tracks_without_a_frame(tmp_path: Path) -> None:
 def test_tracks_that_are_not_longer_than_a_segment(tmp_path: Path) -> None:
     waves = open_waves(write(tmp_path, {"A": 400, "B": 401, "C": 399}))
     batches = wave_batches(waves)
-    assert batches.tracks == ("B",)
+    assert (batches.tracks, batches.left_out) == (("B",), ("A", "C"))
     assert {int(start) for draw in itertools.islice(batches._draw(0, ALONE), 20) for start in draw.starts.flat} == {
         0,
         1,

@@ -40,6 +40,7 @@ LAYERS = [
 BASELINES = [
     "torch_stft",
     "wiener",
+    "recurrent",
     "spleeter_unet",
     "spleeter_blstm",
     "spleeter_settings",

@@ -30,6 +30,7 @@ from baselines.models import (
     load_run,
     load_tensors,
     read_checkpoint,
+    remove_run,
     settings_from_json,
     settings_to_json,
     write_checkpoint,
@@ -549,6 +550,7 @@ def test_a_forced_run_leaves_what_is_not_a_runs(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="holds a run already"):
         check_free(tmp_path, False)
     check_free(tmp_path, True)
+    remove_run(tmp_path)
     assert names(tmp_path) == sorted(foreign)
 
 

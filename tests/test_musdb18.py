@@ -18,6 +18,16 @@ def test_there_are_14_validation_tracks_in_train() -> None:
     assert musdb18.split_of("Leaf - Wicked", "train") == "train"
 
 
+def test_a_tenth_is_picked_to_validate_on() -> None:
+    names = [f"T{i:03}" for i in range(100)]
+    for nb_tracks, expected in ((0, 0), (1, 1), (2, 1), (14, 1), (15, 2), (100, 10)):
+        assert len(musdb18.pick_validation(names[:nb_tracks])) == expected
+    assert musdb18.pick_validation(reversed(names)) == musdb18.pick_validation(names) < set(names)
+    assert musdb18.pick_validation("ABCDEFGHIJ") == {"G"}  # another pick would mix tracks of old runs
+    assert musdb18.pick_validation("ABCDEFGHIJ", 3) == {"A", "G", "J"}
+    assert musdb18.pick_validation("AB", 3) == {"A", "B"}
+
+
 def test_errata_are_five_test_and_three_train_tracks() -> None:
     subsets = [erratum.subset for erratum in musdb18.ERRATA]
     assert (subsets.count("test"), subsets.count("train")) == (5, 3)

@@ -29,7 +29,7 @@ from baselines.spleeter_unet import UnetSettings
 from musdbkit.cache import Parameters, open_cache
 from musdbkit.cache_request import Request
 from musdbkit.errors import DatasetError, MusdbkitError, ParameterError
-from musdbkit.musdb18 import STEMS, VALIDATION_TRACKS
+from musdbkit.musdb18 import STEMS, VALIDATION_TRACKS, pick_validation
 from musdbkit.spleeter_config import read_config
 from musdbkit.waves import open_waves
 from tests.sites import SIGNALS, SMALL, Site
@@ -193,6 +193,13 @@ def test_changes_go_to_the_recipe_or_to_the_settings(config: Path | None) -> Non
     }
 
 
+def test_spleeters_words_for_settings() -> None:
+    for model in ("spleeter-unet", "spleeter-blstm"):
+        ours = make_plan(model, data=Path("x"), changes={"nb_frames": 64, "nb_bins": 512})
+        assert make_plan(model, data=Path("x"), changes={"T": 64, "F": 512}) == ours
+        assert (ours.settings.nb_frames, ours.settings.nb_bins) == (64, 512)
+
+
 def test_no_name_belongs_to_recipe_and_settings_both() -> None:
     recipe = {entry.name for entry in dataclasses.fields(Recipe)}
     for kind in models.MODELS.values():
@@ -221,6 +228,9 @@ def test_no_name_belongs_to_recipe_and_settings_both() -> None:
         ),
         ("open-unmix", {"changes": {"model.hidden_size": 8}}, "open-unmix: no setting model.hidden_size: did you mean"),
         ("open-unmix", {"changes": {"filters": [1]}}, "open-unmix: no setting filters: "),
+        ("open-unmix", {"changes": {"T": 64}}, "open-unmix: no setting T: expected one of bandwidth, batch_size, "),
+        ("open-unmix", {"changes": {"name": "mine"}}, "name is the recipe's own and cannot be set: choose a recipe "),
+        ("spleeter-unet", {"changes": {"T": 64, "nb_frames": 64}}, "nb_frames: nb_frames is given twice, by both "),
         ("open-unmix", {"changes": {"hidden_size": "8"}}, 'open-unmix: hidden_size is "8", expected a whole number'),
         ("open-unmix", {"changes": {"batch_size": 0}}, "recipe paper: batch_size is 0, expected 1 or more"),
         ("open-unmix", {"targets": ()}, "open-unmix: targets "),
@@ -275,7 +285,10 @@ def test_a_cache_that_lacks_something(site: Site) -> None:
     out = cached(site, nb_bins=19)
     assert refused(unet_plan(out)) == f"{out}: 19 bins, expected 20 or more: build the cache with them"
     plan = make_plan("spleeter-unet", data=out, targets=("vocals", "bass"), changes=UNET | {"nb_bins": 19})
-    assert refused(plan) == f"{out}: no bass, only mixture, vocals, drums: build the cache with it"
+    assert refused(plan) == (
+        f"{out}: no bass, only mixture, vocals, drums: build one with musdbkit cache CONFIG.json --out DIR, of a "
+        "configuration of these targets, or with musdbkit cache --preset spleeter --targets vocals,bass --out DIR"
+    )
     plan = unet_plan(out, nb_bins=19, nb_frames=98)
     assert refused(plan).startswith(f"{out}: no segment of 98 frames (0.202 s): the longest of 2 tracks")
     missing = site.folder / "none"
@@ -310,6 +323,24 @@ def test_waves_that_lack_a_stem(waves: Path) -> None:
     assert refused(plan) == expected
     with pytest.raises(DatasetError, match=r"B: no other"):
         describe(plan, waves / "run")
+
+
+def test_tracks_are_held_out_where_no_official_ones_are(tmp_path: Path) -> None:
+    """As `make-csv` does: of the tracks that can be used, and as long as one is left to train on."""
+    names = [f"T{i}" for i in range(15)]
+    root = write(tmp_path / "own", dict.fromkeys(names, 500) | {"short": 400, "shorter": 70})
+    batches = make_batches(open_unmix_plan(root), CPU)
+    held_out = pick_validation(names)
+    assert set(batches.valid_tracks) == held_out
+    assert len(held_out) == 2
+    assert set(batches.tracks) == set(names) - held_out
+    assert batches.left_out == ("short", "shorter")
+    two = write(tmp_path / "two", {"A": 500, "B": 500, "short": 400})
+    batches = make_batches(open_unmix_plan(two), CPU)
+    assert (len(batches.tracks), len(batches.valid_tracks)) == (1, 1)
+    one = write(tmp_path / "one", {"A": 500, "short": 400})
+    batches = make_batches(open_unmix_plan(one), CPU)
+    assert (batches.tracks, batches.valid_tracks) == (("A",), ())
 
 
 def test_files_that_training_does_not_read_do_not_matter(waves: Path) -> None:
@@ -357,6 +388,8 @@ def test_what_would_be_trained(site: Site) -> None:
         "run": str(run),
         "nb_parameters": nb_parameters,
         "nb_tracks": {"train": 2, "valid": 1},
+        "valid_tracks": ["V"],
+        "left_out": [],
         "nb_data_bytes": sum(2 * 3 * int(np.prod(shape)) for shape in frames.values()),  # float16, three signals
         "nb_run_bytes": 5 * 4 * nb_weights,
         "epoch_steps": 5,
@@ -373,8 +406,41 @@ def test_what_would_be_trained(site: Site) -> None:
     assert lines[1] == "tracks: 2 to train on, 1 to validate on; 0.00 GB of data"
     assert lines[2] == "steps: 10, validation every 5"
     assert lines[3].endswith(" GB; 2.50 GB free")
+    assert lines[4] == "validation: V"
+    settings, recipe = lines[5:]
+    assert settings.startswith('settings: targets ["vocals", "drums"], nb_channels 2, ')
+    assert ", output sigmoid, " in settings
+    assert recipe.startswith("recipe: name paper, ")
+    assert "max_epochs 2" in recipe
+    assert "stop_patience null" in recipe
+    assert settings.count(" ") >= len(found["settings"])
+    assert all(f" {name} " in settings for name in found["settings"])
+    assert all(f" {name} " in recipe for name in found["recipe"])
     endless = describe(unet_plan(site.out, max_steps=None), run)
     assert describe_lines(endless)[2] == "steps: no end, validation every 1000"
+
+
+def test_what_would_be_refused(waves: Path, tmp_path: Path) -> None:
+    """As training itself would, before it writes."""
+    plan = open_unmix_plan(waves)
+    file, other, run = tmp_path / "file", tmp_path / "other", tmp_path / "run"
+    file.write_text("")
+    for folder, name in ((other, "song.wav"), (run, "last.json")):
+        folder.mkdir()
+        (folder / name).write_text("{}")
+    for path, reason in ((file, "is a file"), (other, "holds song.wav"), (run, "holds a run already: --force")):
+        with pytest.raises(DatasetError, match=reason):
+            describe(plan, path)
+    assert describe(plan, run, replace=True)["run"] == str(run)
+    with pytest.raises(DatasetError, match=r"holds song\.wav"):
+        describe(plan, other, replace=True)
+
+
+def test_tracks_left_out_are_said(tmp_path: Path) -> None:
+    root = write(tmp_path / "own", {"A": 500, "short, too": 400})
+    described = describe(open_unmix_plan(root), tmp_path / "run")
+    assert described["left_out"] == ["short, too"]
+    assert "left out, too short for a segment: short, too" in describe_lines(described)
 
 
 @pytest.mark.parametrize("ema_decay", [0, 0.999])

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from baselines import run_log
-from baselines.run_log import METRICS, Log, format_duration
+from baselines.models import LOG
+from baselines.run_log import Log, format_duration
 
 
 class Clock:
@@ -42,7 +43,7 @@ def row(step: int, **values: Any) -> dict[str, Any]:
 
 def steps(run: Path) -> list[int]:
     """Return the steps of the lines of a log, each of which is whole."""
-    text = (run / METRICS).read_text()
+    text = (run / LOG).read_text()
     assert not text or text.endswith("\n")
     return [json.loads(line)["step"] for line in text.splitlines()]
 
@@ -54,9 +55,9 @@ def test_rows_are_lines(tmp_path: Path) -> None:
         log.write(row(1))
         assert steps(run) == [1]  # at once, so that it is there whatever happens
         log.write(row(10, losses={"Gesang \u2028": 1e-9}))
-    lines = (run / METRICS).read_text().splitlines()
+    lines = (run / LOG).read_text().splitlines()
     assert [json.loads(line) for line in lines] == [row(1), row(10, losses={"Gesang \u2028": 1e-9})]
-    assert [path.name for path in run.iterdir()] == [METRICS]
+    assert [path.name for path in run.iterdir()] == [LOG]
 
 
 def test_what_is_no_number_is_not_written(tmp_path: Path) -> None:
@@ -100,7 +101,7 @@ def test_steps_that_are_taken_again_are_cut(tmp_path: Path, step: int, kept: lis
     ],
 )
 def test_lines_that_are_not_whole_are_cut(tmp_path: Path, rest: bytes) -> None:
-    (tmp_path / METRICS).write_bytes(b'{"step": 1}\n{"step": 2}\n' + rest)
+    (tmp_path / LOG).write_bytes(b'{"step": 1}\n{"step": 2}\n' + rest)
     with ExitStack() as stack:
         Log(tmp_path, stack, False, 9).write(row(3))
     assert steps(tmp_path) == [1, 2, 3]

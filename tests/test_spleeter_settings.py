@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from baselines.spleeter_blstm import BlstmSettings
-from baselines.spleeter_settings import unet_settings
+from baselines.spleeter_settings import make_settings
 from baselines.spleeter_unet import UnetSettings
 from musdbkit.errors import ParameterError
 from musdbkit.spleeter_config import SpleeterConfig, read_config
@@ -24,7 +24,7 @@ def changed(tmp_path: Path, **values: Any) -> SpleeterConfig:
 
 
 def test_the_templates_are_the_published_models() -> None:
-    two, four = (unet_settings(read_config(TEMPLATES / f"spleeter_{stems}stems.json")) for stems in (2, 4))
+    two, four = (make_settings(read_config(TEMPLATES / f"spleeter_{stems}stems.json")) for stems in (2, 4))
     expected = UnetSettings(
         targets=("vocals", "accompaniment"), encoder_activation="leaky-relu", decoder_activation="relu"
     )
@@ -62,9 +62,9 @@ def test_every_value_is_taken(tmp_path: Path) -> None:
         decoder_activation="relu",
         output="softmax",
     )
-    assert unet_settings(config) == expected
+    assert make_settings(config) == expected
     changes = {"overlap": 0.0, "batch_norm": "frozen", "dropout": 0.0, "nb_frames": 64}
-    assert unet_settings(config, **changes) == dataclasses.replace(expected, **changes)
+    assert make_settings(config, **changes) == dataclasses.replace(expected, **changes)
 
 
 @pytest.mark.parametrize(
@@ -78,16 +78,16 @@ def test_every_value_is_taken(tmp_path: Path) -> None:
 )
 def test_activations(tmp_path: Path, name: str, encoder: str, decoder: str) -> None:
     model = {"type": "unet.unet", "params": {"conv_activation": name, "deconv_activation": name}}
-    settings = unet_settings(changed(tmp_path, model=model))
+    settings = make_settings(changed(tmp_path, model=model))
     assert isinstance(settings, UnetSettings)
     assert (settings.encoder_activation, settings.decoder_activation) == (encoder, decoder)
 
 
 def test_recurrent_networks(tmp_path: Path) -> None:
     config = changed(tmp_path, model={"type": "blstm.blstm", "params": {}}, T=100)
-    assert unet_settings(config) == BlstmSettings(targets=("vocals", "accompaniment"), nb_frames=100)
+    assert make_settings(config) == BlstmSettings(targets=("vocals", "accompaniment"), nb_frames=100)
     config = changed(tmp_path, model={"type": "blstm.blstm", "params": {"lstm_units": 32}})
-    assert unet_settings(config, overlap=0.0) == BlstmSettings(
+    assert make_settings(config, overlap=0.0) == BlstmSettings(
         targets=("vocals", "accompaniment"), hidden_size=32, overlap=0.0
     )
 
@@ -103,4 +103,4 @@ def test_recurrent_networks(tmp_path: Path) -> None:
 )
 def test_what_we_have_no_network_for_is_refused(tmp_path: Path, model: dict[str, Any], message: str) -> None:
     with pytest.raises(ParameterError, match=message):
-        unet_settings(changed(tmp_path, model=model))
+        make_settings(changed(tmp_path, model=model))

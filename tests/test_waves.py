@@ -152,7 +152,10 @@ def test_other_samples_are_refused(
 ) -> None:
     path = place(tmp_path, b"")
     soundfile.write(path, noise(rng), RATE, subtype, format=form)
-    expected = f"{path}: {what}, expected 16-bit integers: name other signals, or write it anew"
+    expected = (
+        f"{path}: {what}, expected 16-bit integers: convert stem files with musdbkit convert --subtype PCM_16, "
+        "or write it anew as 16-bit wav"
+    )
     with pytest.raises(AudioError) as caught:
         open_waves(tmp_path)
     assert str(caught.value) == expected
@@ -244,6 +247,23 @@ def test_nothing_to_read(tmp_path: Path, rng: np.random.Generator) -> None:
     write(tmp_path / "train", "b", noise(rng), ("drums",))
     with pytest.raises(DatasetError, match="no a common signal"):
         open_waves(tmp_path)
+
+
+def test_flac_files(tmp_path: Path, rng: np.random.Generator) -> None:
+    expected = "flac files, expected 16-bit wav files: write them as wav, as musdbkit convert does by default"
+    folder = tmp_path / "train" / "song"
+    folder.mkdir(parents=True)
+    for signal in ("mixture", "vocals"):
+        soundfile.write(folder / f"{signal}.flac", noise(rng), RATE)
+    with pytest.raises(DatasetError) as caught:
+        open_waves(tmp_path)
+    assert str(caught.value) == f"{tmp_path}: {expected}"
+    write(tmp_path / "train", "song", noise(rng), ("accompaniment",))  # some are wav, where a sum overflows
+    with pytest.raises(DatasetError) as caught:
+        open_waves(tmp_path, signals=["accompaniment", "vocals"])
+    assert str(caught.value) == f"{tmp_path}: song: {expected}"
+    with pytest.raises(DatasetError, match="song: no drums: complete"):
+        open_waves(tmp_path, signals=["accompaniment", "drums"])
 
 
 def test_refusals_are_ours(tmp_path: Path) -> None:
