@@ -91,7 +91,7 @@ def test_an_interrupted_run_says_so_and_the_next_goes_on(
     process.send_signal(stop)
     _, err = process.communicate(timeout=20)
     assert process.returncode == 130
-    assert err.splitlines()[-1] == "interrupted: what is done is kept; run again to go on"
+    assert err.splitlines()[-1] == "interrupted: what is done is kept; run again to go on, train with --resume"
     assert "Traceback" not in err
     subprocess.run(command, env=environment, capture_output=True, check=True)
     assert len(list((tmp_path / "out").glob("t*/*"))) == 32

@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 
 from baselines import study as module
-from baselines.separate import separate
-from baselines.study import Budget, Point, study
-from baselines.train import Hardware, train
+from baselines.study import Budget, Point, Request, describe, describe_lines, draw, study
+from baselines.train import Hardware
 from musdbkit import musdb18
 from musdbkit.errors import DatasetError, ParameterError
 from musdbkit.synth import synth
@@ -32,17 +31,37 @@ def _time_briefly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_TIMED_SECONDS", 0.5)
 
 
-def run(root: Path, out: Path, values: list[Any], said: list[str] | None = None, **options: Any) -> list[Point]:
-    options = {"budget": Budget(2), "changes": SETTINGS, "hardware": Hardware("cpu")} | options
-    lines = [] if said is None else said
-    return study(
-        options.pop("parameter", "T"), values, root=root, out=out, parallel=Parallel(1), say=lines.append, **options
+@pytest.fixture
+def _score_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores that differ by the weights alone, and no figure: both take a second."""
+    monkeypatch.setattr(module, "_score", lambda task, loaded, *_: {"vocals": float(int(loaded.sha256[:4], 16))})
+    monkeypatch.setattr(module, "draw", lambda *_: None)
+
+
+def request(root: Path, out: Path, values: list[Any], **options: Any) -> Request:
+    return Request(
+        **{"parameter": "T", "values": values, "root": root, "out": out, "budget": Budget(2), "changes": SETTINGS}
+        | options
     )
+
+
+def run(
+    root: Path, out: Path, values: list[Any], said: list[str] | None = None, force: bool = False, **options: Any
+) -> list[Point]:
+    lines = [] if said is None else said
+    what = request(root, out, values, **options)
+    return study(what, hardware=Hardware("cpu"), parallel=Parallel(1), force=force, say=lines.append)
+
+
+def read_rows(out: Path) -> list[dict[str, str]]:
+    with (out / "study.csv").open() as file:
+        return list(csv.DictReader(file))
 
 
 def test_the_width_of_a_segment(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    points = run(root, tmp_path / "study", [16, 64], said)
+    out = tmp_path / "study"
+    points = run(root, out, [16, 64, 16], said)
     assert [(p.value, p.nb_frames, p.nb_frames_computed, p.steps) for p in points] == [(16, 16, 64, 2), (64, 64, 64, 2)]
     assert [p.segment_seconds for p in points] == [16 * 1024 / 44100, 64 * 1024 / 44100]
     assert any("segments of 16 frames are filled up with zeros to 64" in line for line in said)
@@ -51,23 +70,92 @@ def test_the_width_of_a_segment(root: Path, tmp_path: Path, monkeypatch: pytest.
         assert point.compute_seconds is not None
         assert point.latency_seconds == pytest.approx((point.segment_seconds or 0) + point.compute_seconds)
         assert point.real_time_factor > 0
-    with (tmp_path / "study" / "study.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    assert any("T = 16: no validation within the budget: the last weights are used" in line for line in said)
+    rows = read_rows(out)
     assert [(row["stems"], row["T"], row["nb_frames_computed"]) for row in rows] == [
         ("4", "16", "64"),
         ("4", "64", "64"),
     ]
     assert [float(row["sdr_vocals"]) for row in rows] == [point.sdr["vocals"] for point in points]
-    assert (tmp_path / "study" / "study.png").read_bytes().startswith(b"\x89PNG")
-    # a second run has nothing to do; a third does only what is new, with what each value has cost
-    for name in ("train", "separate"):
-        monkeypatch.setattr(module, name, lambda *_, **__: pytest.fail("done already"))
-    assert run(root, tmp_path / "study", [16, 64]) == points
-    monkeypatch.setattr(module, "train", train)
-    monkeypatch.setattr(module, "separate", separate)
-    more = run(root, tmp_path / "study", [16, 32])
-    assert more[0] == points[0]
-    assert more[1].value == 32
+    assert (out / "study.png").read_bytes().startswith(b"\x89PNG")
+    assert [each["state"] for each in describe(request(root, out, [16, 32]))] == ["done already", "to do"]
+    # a second run has nothing to do; a third does only what is new, and the table has all
+    with monkeypatch.context() as patched:
+        for name in ("train", "separate"):
+            patched.setattr(module, name, lambda *_, **__: pytest.fail("done already"))
+        assert run(root, out, [16, 64]) == points
+    monkeypatch.setattr(module, "draw", lambda *_: None)
+    more = run(root, out, [32])
+    assert [more[0], more[2]] == points
+    assert [row["T"] for row in read_rows(out)] == ["16", "32", "64"]
+
+
+@pytest.mark.usefixtures("_score_nothing")
+def test_what_was_made_otherwise_is_not_used(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "study"
+    first = run(root, out, [16])
+    (out / "4stems" / "T=64").mkdir()
+    (out / "4stems" / "T=64" / "point.json").write_text("{}")  # what is none is passed over
+    others = SETTINGS | {"batch_size": 2, "dropout": 0.1}
+    message = r"T=16: was begun otherwise: dropout was 0.5, now 0.1; batch_size was 1, now 2: .* --force .* --out"
+    for function in (describe, study):
+        with pytest.raises(DatasetError, match=message):
+            function(request(root, out, [16], changes=others))
+    said: list[str] = []
+    # other values are another study's; with --force, so are these
+    assert [point.value for point in run(root, out, [8], said, changes=others)] == [8]
+    assert "made otherwise, and not in the table: 4stems/T=16" in said
+    assert [each["state"] for each in describe(request(root, out, [16], changes=others), force=True)] == ["to do"]
+    again = run(root, out, [16], force=True, changes=others)
+    assert [point.value for point in again] == [8, 16]
+    assert again[1].sdr != first[0].sdr
+    # other data
+    monkeypatch.setattr(module, "fingerprint", lambda _: "0")
+    with pytest.raises(DatasetError, match="T=16: was begun otherwise: the data are others: go on"):
+        run(root, out, [16], changes=others)
+    # a run that study has not begun
+    (out / "4stems" / "T=16" / "plan.json").unlink()
+    with pytest.raises(DatasetError, match=r"T=16: was begun otherwise: plan.json is not what study writes"):
+        run(root, out, [16], changes=others)
+
+
+def test_a_dry_run_says_what_there_is_to_do(root: Path, tmp_path: Path) -> None:
+    described = describe(request(root, tmp_path / "study", [64, 32, 64], budget=Budget(2000, 1.5)))
+    assert not (tmp_path / "study").exists()
+    assert [(each["stems"], each["value"], each["max_steps"]) for each in described] == [(4, 64, 2000), (4, 32, 2000)]
+    lines = describe_lines(described, "T")
+    number = f"{described[1]['nb_parameters']:,}"
+    assert lines[1] == f"4 stems, T = 32: {number} parameters, 2,000 steps or 1.5 minutes: to do"
+
+
+@pytest.mark.parametrize("values", [[(1, 2)], [16, 64, 256]])
+def test_the_figure_has_whatever_points_there_are(
+    tmp_path: Path, values: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One or more values, with stems that have not the same ones, and numbers that are none."""
+    from matplotlib.figure import Figure
+
+    figures: list[Figure] = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (figures.append(self), save(self, *a, **k)))
+    points = [
+        Point(number, value, 1, 16, 64, 0.4, 0.1, 0.5 * (i + 1), 0.25, 2, 0.1, {"vocals": float("nan")})
+        for number in (2, 4)
+        for i, value in enumerate(values[number == 2 and len(values) > 1 :])
+    ]
+    draw(points, "T", tmp_path / "study.png")
+    quality, latency, speed = figures[0].axes
+    assert [label.get_text() for label in quality.get_xticklabels()] == [module._folder_name(v) for v in values]
+    assert list(latency.lines[1].get_ydata()) == [0.5 * (i + 1) for i in range(len(values))]
+    assert set(speed.lines[0].get_ydata()) == {4.0}
+    low, high = speed.get_ylim()
+    shown = [label.get_text() for label in speed.get_yticklabels() if low <= label.get_position()[1] <= high]
+    assert {"2", "5", "10"} <= set(shown)
+    extents = figures[0].get_tightbbox()
+    assert extents.x0 >= 0
+    assert extents.y0 >= 0
+    assert extents.x1 <= figures[0].get_size_inches()[0]
+    assert extents.y1 <= figures[0].get_size_inches()[1]
 
 
 def test_two_stems_need_the_accompaniment(root: Path, tmp_path: Path) -> None:
@@ -78,16 +166,14 @@ def test_two_stems_need_the_accompaniment(root: Path, tmp_path: Path) -> None:
 
 def test_chunks_are_as_long_as_the_longest_segment_needs(root: Path, tmp_path: Path) -> None:
     """Spleeter's own chunks of 20 s have no segment of 1024 frames; all values train on the same excerpts."""
-    plans = {
-        (4, value): module._plan("spleeter-unet", 4, "paper", SETTINGS | {"nb_frames": value}, root, tmp_path)
-        for value in (512, 1024)
-    }
+    plans = {(4, str(value)): module._plan(request(root, tmp_path, [value]), 4, value) for value in (512, 1024)}
     assert {plan.recipe.chunk_seconds for plan in plans.values()} == {20.0}
     shared = module._share_chunks(plans)
     assert {plan.recipe.chunk_seconds for plan in shared.values()} == {(4096 + 1024 * 1024) / 44100}
     assert {plan.settings.targets for plan in plans.values()} == {("vocals", "drums", "bass", "other")}
 
 
+@pytest.mark.usefixtures("_score_nothing")
 def test_any_setting_of_any_model(root: Path, tmp_path: Path) -> None:
     changes = {"nb_layers": 1, "batch_size": 1, "segment_seconds": 1.0, "epoch_steps": 5}
     points = run(root, tmp_path / "study", [4, 8], parameter="hidden_size", model="open-unmix", changes=changes)
@@ -114,6 +200,7 @@ def test_what_cannot_be_studied(root: Path, tmp_path: Path, options: dict[str, A
     assert not (tmp_path / "study").exists()
 
 
+@pytest.mark.usefixtures("_score_nothing")
 def test_minutes_are_a_budget_for_all_runs_of_a_value(root: Path, tmp_path: Path) -> None:
     """What a run that was stopped has taken counts."""
     first = run(root, tmp_path / "study", [16], budget=Budget(None, 0.002))
@@ -121,3 +208,15 @@ def test_minutes_are_a_budget_for_all_runs_of_a_value(root: Path, tmp_path: Path
     again = run(root, tmp_path / "study", [16], budget=Budget(None, 0.002))
     assert (again[0].steps, again[0].minutes) == (first[0].steps, first[0].minutes)
     assert first[0].minutes >= 0.002
+
+
+def test_a_study_goes_on_with_a_larger_budget(root: Path, tmp_path: Path) -> None:
+    """What was estimated with fewer steps is separated and scored anew."""
+    changes = {"nb_layers": 1, "hidden_size": 4, "batch_size": 1, "segment_seconds": 1.0, "epoch_steps": 5}
+    options: dict[str, Any] = {"parameter": "hidden_size", "model": "open-unmix", "changes": changes}
+    first = run(root, tmp_path / "study", [4], budget=Budget(1), **options)
+    what = request(root, tmp_path / "study", [4], budget=Budget(2), **options)
+    assert [each["state"] for each in describe(what)] == ["to do from step 1"]
+    again = run(root, tmp_path / "study", [4], budget=Budget(2), **options)
+    assert [point.steps for point in first + again] == [1, 2]
+    assert first[0].sdr != again[0].sdr
