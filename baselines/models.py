@@ -46,6 +46,9 @@ VERSION: Final = 1
 LOG: Final = "metrics.jsonl"
 """Name of a run's log."""
 
+DEVICES: Final = ("auto", "cpu", "cuda")
+"""Where to compute; `auto` is a GPU if there is one."""
+
 CHOICES: Final = ("best", "last")
 """The checkpoints of a run: the one that validated best, and the one that training goes on from."""
 
@@ -470,8 +473,10 @@ def choose_device(device: str) -> torch.device:
     Raises
     ------
     ParameterError
-        There is no GPU that torch can use.
+        There is no such device, or no GPU that torch can use.
     """
+    if device not in DEVICES:
+        raise ParameterError(f"device is {device}, expected one of {', '.join(DEVICES)}")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():

@@ -32,7 +32,7 @@ import soxr
 import torch
 from numpy.typing import NDArray
 
-from baselines.models import Loaded, find_versions, load_run, write_json
+from baselines.models import Loaded, choose_device, find_versions, load_run, write_json
 from baselines.separation import (
     DEFAULT_SETTINGS,
     Chunk,
@@ -175,7 +175,7 @@ def separate(
     if subtype not in audio.SUBTYPES:
         raise ParameterError(f"subtype is {subtype}, expected one of {', '.join(audio.SUBTYPES)}")
     jobs = _find_jobs(inputs, out, subset)
-    loaded = load_run(run, _choose_device(device))
+    loaded = load_run(run, choose_device(device))
     work = _Work(loaded, make_plan(loaded, settings), subtype, force, dry_run)
     find_grid(loaded, work.plan)  # an error is to come here
     protocol = _Protocol(run, out, work, [job.key for job in jobs])
@@ -207,19 +207,6 @@ def summarise(outcome: Outcome[Separated], out: Path) -> Summary:
     """Return the totals of a run."""
     clipped = {key: track.clipped for key, track in outcome.done.items() if track.clipped}
     return Summary(**vars(add_up(outcome.done.values(), out)), clipped=clipped)
-
-
-def _choose_device(device: str) -> torch.device:
-    """Return the device to compute on."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if device == "cpu":
-        return torch.device("cpu")
-    if device != "cuda":
-        raise ParameterError(f"device is {device}, expected auto, cpu or cuda")
-    if not torch.cuda.is_available():
-        raise ParameterError("device is cuda, but torch finds no GPU: use --device cpu, or install torch with CUDA")
-    return torch.device("cuda")
 
 
 # What there is to do
@@ -628,8 +615,8 @@ class _File:
             )
 
     def write(self, samples: NDArray[np.float32]) -> None:
-        """Append samples at the model's rate [shape=(nb_channels, nb_samples), float32]."""
-        wave = np.ascontiguousarray(samples.T)
+        """Append samples at the model's rate [shape=(nb_samples, nb_channels), float32]."""
+        wave = np.ascontiguousarray(samples)
         self._append(wave if self._resampler is None else self._resampler.resample_chunk(wave))
 
     def finish(self) -> None:

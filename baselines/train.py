@@ -75,7 +75,7 @@ class Hardware:
 
     def __post_init__(self) -> None:
         """Refuse what there is not."""
-        for name, known in (("device", ("auto", "cpu", "cuda")), ("precision", ("auto", "float32", "bf16"))):
+        for name, known in (("device", models.DEVICES), ("precision", ("auto", "float32", "bf16"))):
             if getattr(self, name) not in known:
                 raise ParameterError(f"{name} is {getattr(self, name)}, expected one of {', '.join(known)}")
         if self.devices < 1 or self.nb_nodes < 1:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -196,17 +197,24 @@ def test_overlapping_segments_are_cross_faded(wave: Wave) -> None:
     assert_close(found, inverted(loaded, [x * mask for mask in masks], wave, (*UNET.targets, "residual")))
 
 
-@pytest.mark.parametrize("nb_iterations", [1, 2])
-def test_spleeters_wiener_filter(wave: Wave, nb_iterations: int) -> None:
+@pytest.mark.parametrize(("nb_iterations", "window"), [(1, 0), (2, 0), (1, 30)])
+def test_spleeters_wiener_filter(wave: Wave, nb_iterations: int, window: int) -> None:
     loaded = load(UNET)
     loudest = 0.9 * np.sin(np.arange(len(wave)) * 2 * np.pi * 3000 / RATE)  # in bins that the network does not see
+    loudest *= np.linspace(0.2, 1, len(wave))  # so windows have scales of their own
     wave = (0.1 * wave + loudest[:, None]).astype(np.float32)
     x = stft(wave.astype(float), UNET.separation_stft)
     v = np.pad(spleeters_magnitudes(loaded, x), ((0, 0), (0, 0), (0, x.shape[1] - 64), (0, 0)))
     eps = float(np.finfo(np.float32).eps)
-    y = expectation_maximisation(x, x * v / (eps + v.sum(axis=0)), nb_iterations, eps)
-    found = separate_wave(loaded, wave, SeparationSettings(nb_wiener_iterations=nb_iterations))
-    assert_close(found, inverted(loaded, y, wave, UNET.targets), 1e-5)
+    y = x * v / (eps + v.sum(axis=0))
+    size = window or len(x)
+    parts = [
+        expectation_maximisation(x[i : i + size], y[:, i : i + size], nb_iterations, eps)
+        for i in range(0, len(x), size)
+    ]
+    settings = SeparationSettings(nb_wiener_iterations=nb_iterations, wiener_window=window)
+    found = separate_wave(loaded, wave, settings)
+    assert_close(found, inverted(loaded, np.concatenate(parts, axis=1), wave, UNET.targets), 1e-5)
 
 
 def open_unmix_magnitudes(loaded: Loaded, x: NDArray[np.complex128]) -> NDArray[np.float64]:
@@ -284,7 +292,7 @@ def test_spleeters_residual_is_what_the_estimates_leave(wave: Wave) -> None:
 def test_nothing_depends_on_how_frames_are_grouped(wave: Wave, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     loaded = load(replace(MODELS[name], wiener_window=5) if name == "wiener" else MODELS[name])
     expected = separate_wave(loaded, wave)
-    monkeypatch.setattr(separation, "_BLOCK_FRAMES", 3)  # fewer than reach a sample
+    monkeypatch.setitem(separation._BLOCK_FRAMES, "cpu", 3)  # fewer than reach a sample
     monkeypatch.setattr(separation, "_BATCH_VALUES", 1)
     assert_close(separate_wave(loaded, wave), expected)
 
@@ -323,7 +331,7 @@ def chunked(loaded: Loaded, wave: Wave, settings: SeparationSettings) -> tuple[d
             yield chunk
 
     pieces = list(separate_chunks(loaded, plan, count()))
-    estimates = {name: np.concatenate([p[i].T for p in pieces]) for i, name in enumerate(plan.sources)}
+    estimates = {name: np.concatenate([p[i] for p in pieces]) for i, name in enumerate(plan.sources)}
     return estimates, nb_chunks
 
 
@@ -374,6 +382,47 @@ def test_what_is_cross_faded_keeps_its_sum(song: Wave) -> None:
     found, nb_chunks = chunked(loaded, song, settings)
     assert nb_chunks == 4
     np.testing.assert_allclose(np.sum(list(found.values()), axis=0), song, atol=1e-5)
+
+
+def test_a_gpus_pieces_are_handed_over_while_the_next_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a GPU does in turn is played here: a copy is there once its event has been waited for, not before."""
+    told: list[str] = []
+    pending: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    class Held:
+        def __init__(self, shape: torch.Size, *, dtype: torch.dtype, pin_memory: bool) -> None:
+            assert pin_memory
+            self.samples = torch.full(tuple(shape), torch.nan).to(dtype)
+
+        def copy_(self, source: torch.Tensor, *, non_blocking: bool) -> None:
+            assert non_blocking
+            assert source.is_contiguous()
+            pending.append((self.samples, source))
+
+        def numpy(self) -> Wave:
+            samples: Wave = self.samples.numpy()
+            return samples
+
+    class Event:
+        def __init__(self) -> None:
+            self.copy, self.name = pending[-1], f"waited for {len(pending) - 1}"
+
+        def synchronize(self) -> None:
+            told.append(self.name)
+            self.copy[0].copy_(self.copy[1])
+
+    def compute() -> Iterator[Any]:
+        for i, samples in enumerate(pieces):
+            told.append(f"computed {i}")
+            yield SimpleNamespace(device=torch.device("cuda"), dtype=samples.dtype, mT=samples.mT)
+
+    pieces = [torch.randn(3, 2, nb_samples) for nb_samples in (50, 40, 50)]
+    monkeypatch.setattr(torch, "empty", Held)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: SimpleNamespace(record_event=Event))
+    found = list(separation._fetch(compute()))
+    assert told == ["computed 0", "computed 1", "waited for 0", "computed 2", "waited for 1", "waited for 2"]
+    for samples, expected in zip(found, pieces, strict=True):  # all are kept, and none is written over
+        np.testing.assert_array_equal(samples, expected.numpy().transpose(0, 2, 1))
 
 
 # What is refused, and what is left open
