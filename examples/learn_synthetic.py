@@ -27,7 +27,7 @@ SMALL = {
     "nb_bins": 512,
     "nb_frames": 64,
     "mask_extension": "average",  # music goes on above the 5.5 kHz that 512 bins are
-    "loss": "mse",  # Spleeter's own, the mean of differences, takes longer to hear a voice that is silent most of the time
+    "loss": "mse",  # Spleeter's own, the mean of differences, takes longer to hear a voice that is mostly silent
     "dropout": 0.0,
     "batch_size": 4,
     "learning_rate": 3e-3,
