@@ -6,7 +6,7 @@ Only typer is imported here, so that `--help` answers at once and without torch.
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 import typer
 
@@ -16,6 +16,7 @@ from musdbkit.cli import (
     Force,
     Jobs,
     Json,
+    MusdbWavRoot,
     Scheduler,
     exit_failed,
     format_size,
@@ -34,12 +35,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+ModelName: TypeAlias = Literal["spleeter-unet", "spleeter-blstm", "open-unmix"]
+RecipeName: TypeAlias = Literal["paper", "upstream"]
 Device = Annotated[
     Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute; auto is a GPU if there is one.")
 ]
-Model = Annotated[
-    Literal["spleeter-unet", "spleeter-blstm", "open-unmix"] | None, typer.Option("--model", help="Which model.")
-]
+Model = Annotated[ModelName | None, typer.Option("--model", help="Which model.")]
 
 
 @app.callback()
@@ -76,7 +77,7 @@ def train(
         typer.Option(metavar="DIR", help="Spectrogram cache, for Spleeter's models; ./cache by default."),
     ] = None,
     recipe: Annotated[
-        Literal["paper", "upstream"],
+        RecipeName,
         typer.Option(help="As the papers say, with averaged weights, or as the original programs do."),
     ] = "paper",
     targets: Annotated[
@@ -250,19 +251,10 @@ def study(
     ],
     values: Annotated[str, typer.Option("--values", metavar="LIST", help="Comma separated, or a JSON list.")],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the study.")],
-    model: Annotated[
-        Literal["spleeter-unet", "spleeter-blstm", "open-unmix"], typer.Option("--model", help="Which model.")
-    ] = "spleeter-unet",
+    model: Annotated[ModelName, typer.Option("--model", help="Which model.")] = "spleeter-unet",
     stems: Annotated[str, typer.Option(metavar="2|4|2,4", help="Vocals and accompaniment, all four, or both.")] = "4",
-    musdb: Annotated[
-        Path | None,
-        typer.Option(
-            "--musdb",
-            metavar="ROOT",
-            help="Dataset as wav; by default MUSDB_PATH, or ./musdb18-wav where that holds stem files.",
-        ),
-    ] = None,
-    recipe: Annotated[Literal["paper", "upstream"], typer.Option(help="As for train.")] = "paper",
+    musdb: MusdbWavRoot = None,
+    recipe: Annotated[RecipeName, typer.Option(help="As for train.")] = "paper",
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Another setting, for all values.")
     ] = None,
@@ -330,7 +322,7 @@ def import_(
         ),
     ],
     model: Annotated[
-        Literal["spleeter-unet", "spleeter-blstm", "open-unmix"],
+        ModelName,
         typer.Option("--model", help="Which model they are of."),
     ],
     out: Annotated[Path, typer.Option("--out", metavar="RUN", help="Folder of the run to write.")],

@@ -55,6 +55,14 @@ MusdbRoot = Annotated[
     Path | None,
     typer.Option("--musdb", metavar="ROOT", help="Dataset, stems or wav; MUSDB_PATH by default."),
 ]
+MusdbWavRoot = Annotated[
+    Path | None,
+    typer.Option(
+        "--musdb",
+        metavar="ROOT",
+        help="Dataset as wav; by default MUSDB_PATH, or ./musdb18-wav where that holds stem files.",
+    ),
+]
 
 
 @app.callback()
@@ -316,14 +324,7 @@ def cache(
         Literal["spleeter", "openunmix"] | None,
         typer.Option(help="Instead of a configuration: this transform of the whole dataset."),
     ] = None,
-    musdb: Annotated[
-        Path | None,
-        typer.Option(
-            "--musdb",
-            metavar="ROOT",
-            help="Dataset as wav; by default MUSDB_PATH, or ./musdb18-wav where that holds stem files.",
-        ),
-    ] = None,
+    musdb: MusdbWavRoot = None,
     targets: Annotated[
         str | None,
         typer.Option(metavar="LIST", help="With --preset: signals beside the mixture; the four stems by default."),
