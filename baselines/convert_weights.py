@@ -9,7 +9,6 @@ Its kernels are (frames, bins, ...), ours (..., bins, frames): all axes in the o
 """
 
 import dataclasses
-import hashlib
 import io
 import json
 import pickle
@@ -28,7 +27,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from baselines.models import check_free, check_weights, create, write_weights
+from baselines.models import check_free, check_weights, create, hash_file, write_weights
 from baselines.open_unmix import OpenUnmix, OpenUnmixSettings
 from baselines.spleeter_blstm import BlstmSettings, SpleeterBlstm
 from baselines.spleeter_settings import make_settings
@@ -125,7 +124,7 @@ def import_weights(
         found = _read_spleeter(paths[0], model, config, targets)
     else:
         raise ParameterError(f"no weights are imported for model {model}: expected open-unmix or a model of Spleeter's")
-    files = {path.name: _digest(path) for path in found.paths}
+    files = {path.name: hash_file(path) for path in found.paths}
     record = {"files": files, "config": None if config is None else config.name}
     with torch.device("meta"):
         network = create(model, found.settings)
@@ -147,12 +146,6 @@ class _Found:
     weights: dict[str, Tensor]
     step: int
     paths: list[Path]
-
-
-def _digest(path: Path) -> str:
-    """Return a file's SHA-256."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # Spleeter

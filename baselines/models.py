@@ -422,7 +422,7 @@ def load_tensors(run: Path, checkpoint: Checkpoint, name: str, device: torch.dev
     """
     path = run / name
     try:
-        digest = _hash(path)
+        digest = hash_file(path)
         if digest != checkpoint.files[name]:
             raise DatasetError(
                 f"{path}: not what was written (SHA-256 {digest[:8]}..., expected "
@@ -528,14 +528,14 @@ def _write_tensors(run: Path, stem: str, tensors: Mapping[str, Tensor]) -> tuple
         mode = partial.stat().st_mode  # as the user's umask wants it; safetensors lets nobody else read its files
         safetensors.torch.save_file(plain, partial)
         partial.chmod(mode)
-        digest = _hash(partial)
-    if name != first and _hash(run / first) == digest:
+        digest = hash_file(partial)
+    if name != first and hash_file(run / first) == digest:
         (run / name).unlink()
         name = first
     return name, digest
 
 
-def _hash(path: Path) -> str:
+def hash_file(path: Path) -> str:
     """Return a file's SHA-256."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

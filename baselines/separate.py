@@ -16,7 +16,6 @@ target writes.
 """
 
 import functools
-import hashlib
 import json
 import unicodedata
 from collections import deque
@@ -32,7 +31,7 @@ import soxr
 import torch
 from numpy.typing import NDArray
 
-from baselines.models import Loaded, choose_device, find_versions, load_run, write_json
+from baselines.models import Loaded, choose_device, find_versions, hash_file, load_run, write_json
 from baselines.separation import (
     DEFAULT_SETTINGS,
     Chunk,
@@ -387,7 +386,7 @@ def _prepare(job: _Job, work: _Work) -> _Prepared:
     """Return a track's first chunk, or that nothing is to do."""
     try:
         reader = _Reader(job, work.loaded.settings.nb_channels, work.loaded.settings.sample_rate)
-        source = functools.cache(functools.partial(_hash_file, job.path))
+        source = functools.cache(lambda: {job.path.name: hash_file(job.path)})
         done = _find_done(job, work, job.folder, source)
         chunks: Iterator[Chunk] = iter(())
         if done is None and not work.dry_run:
@@ -450,12 +449,6 @@ class _Reader:
             if self._job.sixteen_bit:
                 block = audio.to_float(audio.quantise(block, "PCM_16"), "PCM_16")
             yield np.repeat(block, self.nb_channels, axis=1) if block.shape[1] < self.nb_channels else block
-
-
-def _hash_file(path: Path) -> dict[str, str]:
-    """Return a file's SHA-256, by name."""
-    with path.open("rb") as file:
-        return {path.name: hashlib.file_digest(file, "sha256").hexdigest()}
 
 
 def _find_done(job: _Job, work: _Work, folder: Path, source: Callable[[], dict[str, str]]) -> _Record | None:

@@ -1,9 +1,18 @@
-"""Spleeter 2.4.2 itself, in the Python that MUSDBKIT_SPLEETER_PYTHON names; set up with setup_spleeter.sh."""
+"""The peers themselves: Open-Unmix, and Spleeter 2.4.2 in the Python that MUSDBKIT_SPLEETER_PYTHON names.
 
+That Python is set up with setup_spleeter.sh.
+"""
+
+import importlib
+import importlib.util
 import os
 import subprocess
+import sys
 from pathlib import Path
-from typing import Final
+from types import ModuleType
+from typing import Any, Final
+
+import pytest
 
 PYTHON: Final = os.environ.get("MUSDBKIT_SPLEETER_PYTHON")
 
@@ -23,3 +32,14 @@ def run_spleeter(script: str, *arguments: str, cwd: Path) -> str:
     )
     assert done.returncode == 0, done.stderr[-4000:]
     return done.stdout
+
+
+def import_openunmix(name: str) -> Any:
+    """Return a module of Open-Unmix, which imports torchaudio but needs it for none of this: an empty one stands in."""
+    if importlib.util.find_spec("openunmix") is None:
+        if os.environ.get("CI"):
+            pytest.fail("CI has no openunmix")
+        pytest.skip("needs openunmix: pip install --no-deps openunmix")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "torchaudio", ModuleType("torchaudio"))
+        return importlib.import_module(f"openunmix.{name}")

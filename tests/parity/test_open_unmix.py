@@ -1,11 +1,6 @@
 """The network against Open-Unmix 1.3 itself: its state, its values, its steps in training."""
 
 import dataclasses
-import importlib
-import importlib.util
-import os
-import sys
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -14,6 +9,7 @@ import torch
 
 from baselines.open_unmix import OpenUnmix, OpenUnmixSettings
 from baselines.torch_stft import stft
+from tests.parity.peer import import_openunmix
 
 SMALL = OpenUnmixSettings(hidden_size=16, n_fft=256, hop_length=64)
 VARIANTS: list[dict[str, Any]] = [
@@ -27,20 +23,9 @@ VARIANTS: list[dict[str, Any]] = [
 ]
 
 
-def upstream(name: str) -> Any:
-    """Return a module of Open-Unmix, which imports torchaudio but needs it for none of this: an empty one stands in."""
-    if importlib.util.find_spec("openunmix") is None:
-        if os.environ.get("CI"):
-            pytest.fail("CI has no openunmix")
-        pytest.skip("needs openunmix: pip install --no-deps openunmix")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "torchaudio", ModuleType("torchaudio"))
-        return importlib.import_module(f"openunmix.{name}")
-
-
 def upstream_network(settings: OpenUnmixSettings, **options: Any) -> torch.nn.Module:
     """Return Open-Unmix's own network for our settings."""
-    network: torch.nn.Module = upstream("model").OpenUnmix(
+    network: torch.nn.Module = import_openunmix("model").OpenUnmix(
         nb_bins=settings.nb_bins,
         nb_channels=settings.nb_channels,
         hidden_size=settings.hidden_size,
@@ -141,14 +126,14 @@ def test_statistics_are_set_as_upstream() -> None:
 def test_bandwidths_are_upstreams(n_fft: int, sample_rate: int) -> None:
     for bandwidth in (1000.0, 8000.0, 16000.0, 15999.999, 100 * sample_rate / n_fft):
         settings = OpenUnmixSettings(n_fft=n_fft, hop_length=256, sample_rate=sample_rate, bandwidth=bandwidth)
-        assert settings.nb_input_bins == upstream("utils").bandwidth_to_max_bin(sample_rate, n_fft, bandwidth)
+        assert settings.nb_input_bins == import_openunmix("utils").bandwidth_to_max_bin(sample_rate, n_fft, bandwidth)
 
 
 def test_magnitudes_are_upstreams() -> None:
     waves = torch.rand(2, 2, 5000) - 0.5
     encoder, norm = (
-        upstream("transforms").make_filterbanks(n_fft=256, n_hop=64)[0],
-        upstream("transforms").ComplexNorm(),
+        import_openunmix("transforms").make_filterbanks(n_fft=256, n_hop=64)[0],
+        import_openunmix("transforms").ComplexNorm(),
     )
     with torch.no_grad():
         expected = norm(encoder(waves))

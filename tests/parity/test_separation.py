@@ -1,13 +1,8 @@
 """Separation of whole waves against Open-Unmix's own Separator, with the same random weights."""
 
-import importlib
-import importlib.util
-import os
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,22 +12,17 @@ import torch
 from baselines.models import Loaded, create
 from baselines.open_unmix import OpenUnmixSettings
 from baselines.separation import SeparationSettings, separate_wave
+from tests.parity.peer import import_openunmix
 
 SETTINGS = OpenUnmixSettings(hidden_size=32, nb_layers=1)
 
 
 @pytest.fixture(scope="module")
 def peer() -> Iterator[Any]:
-    """Open-Unmix's module of models; it imports torchaudio, for which, as nothing here needs it, an empty one does."""
-    if importlib.util.find_spec("openunmix") is None:
-        if os.environ.get("CI"):
-            pytest.fail("CI has no openunmix")
-        pytest.skip("needs openunmix: pip install --no-deps openunmix")
+    """Open-Unmix's module of models."""
     nb_threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "torchaudio", ModuleType("torchaudio"))
-        yield importlib.import_module("openunmix.model")
+    yield import_openunmix("model")
     torch.set_num_threads(nb_threads)
 
 

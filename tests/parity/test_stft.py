@@ -1,11 +1,6 @@
 """The transforms against the programs whose they are: Spleeter 2.4.2 (see setup_spleeter.sh) and Open-Unmix 1.3."""
 
-import importlib
-import importlib.util
-import os
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -15,7 +10,7 @@ from numpy.typing import NDArray
 
 from musdbkit.audio import decode_stems
 from musdbkit.stft import PRESETS, istft, magnitude, stft
-from tests.parity.peer import PYTHON, run_spleeter
+from tests.parity.peer import PYTHON, import_openunmix, run_spleeter
 
 SPLEETER = """
 import functools, sys
@@ -76,18 +71,8 @@ def test_transforms_are_spleeters(tmp_path: Path, samples: NDArray[np.float32], 
 
 @pytest.fixture(scope="module")
 def filterbanks() -> dict[str, tuple[torch.nn.Module, torch.nn.Module]]:
-    """Open-Unmix's own transforms and their inverses, by our names of them.
-
-    It imports torchaudio, but needs it for none of this: an empty module stands in for it.
-    """
-    if importlib.util.find_spec("openunmix") is None:
-        if os.environ.get("CI"):
-            pytest.fail("CI has no openunmix")
-        pytest.skip("needs openunmix: pip install --no-deps openunmix")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "torchaudio", ModuleType("torchaudio"))
-        transforms = importlib.import_module("openunmix.transforms")
-        model = importlib.import_module("openunmix.model")
+    """Open-Unmix's own transforms and their inverses, by our names of them."""
+    transforms, model = import_openunmix("transforms"), import_openunmix("model")
     separator = model.Separator({"vocals": torch.nn.Identity()})
     return {"openunmix": transforms.make_filterbanks(), "openunmix-inference": (separator.stft, separator.istft)}
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from baselines.open_unmix import OpenUnmixSet, OpenUnmixSettings
 from baselines.torch_stft import istft, stft
 from baselines.wiener import wiener
-from tests.parity.test_open_unmix import upstream, upstream_network
+from tests.parity.peer import import_openunmix
+from tests.parity.test_open_unmix import upstream_network
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # norbert imports from scipy what is deprecated
@@ -49,7 +50,7 @@ def open_unmixs(magnitudes: Tensor, mixture: Tensor, dtype: torch.dtype = torch.
     """Return Open-Unmix's estimates of one item; it may change the mixture that it is given."""
     v = magnitudes[0].permute(3, 2, 1, 0).to(dtype)
     x = torch.view_as_real(mixture[0].permute(2, 1, 0)).to(dtype, copy=True)
-    estimates = upstream("filtering").wiener(v, x, **options)
+    estimates = import_openunmix("filtering").wiener(v, x, **options)
     return torch.view_as_complex(estimates.movedim(3, -1).contiguous()).permute(3, 2, 1, 0)[None]
 
 
@@ -109,7 +110,7 @@ def test_separation_is_open_unmixs(nb_iterations: int, softmask: bool, residual:
     theirs = {target: upstream_network(settings).eval() for target in settings.targets}
     for target, network in theirs.items():
         network.load_state_dict(networks.networks[target].state_dict(), strict=True)
-    separator = upstream("model").Separator(
+    separator = import_openunmix("model").Separator(
         theirs, nb_iterations, softmask, residual, n_fft=256, n_hop=64, wiener_win_len=window
     )
     waves = torch.rand(2, 2, 700 * 64 + 13) - 0.5
@@ -136,7 +137,7 @@ def test_open_unmix_turns_digital_silence_into_a_residual(music: tuple[Tensor, T
     mixture[..., 20:40] = 0
     magnitudes[..., 20:40] = 0
     given = torch.view_as_real(mixture[0].permute(2, 1, 0).contiguous())
-    upstream("filtering").wiener(magnitudes[0].permute(3, 2, 1, 0), given, 0)
+    import_openunmix("filtering").wiener(magnitudes[0].permute(3, 2, 1, 0), given, 0)
     assert (given[20:40, ..., 0] == 1).all()
     for nb_iterations in (0, 1):
         theirs = open_unmixs(magnitudes, mixture, iterations=nb_iterations, residual=True)
