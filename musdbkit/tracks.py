@@ -440,7 +440,9 @@ def _backend(parallel: Parallel, jobs: int) -> Iterator[None]:
         from distributed import Client
     except ImportError as error:
         raise MissingDependencyError("--backend dask needs distributed: pip install 'musdbkit[dask]'") from error
-    options = {"address": parallel.scheduler} if parallel.scheduler else {"n_workers": jobs, "threads_per_worker": 1}
+    options: dict[str, Any] = {"address": parallel.scheduler}
+    if not parallel.scheduler:  # its page is for this machine only, on a free port: two runs do not meet
+        options = {"n_workers": jobs, "threads_per_worker": 1, "dashboard_address": "127.0.0.1:0"}
     try:
         client = Client(**options)
     except (OSError, ValueError) as error:

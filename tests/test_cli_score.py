@@ -153,7 +153,7 @@ def test_jobs_and_a_cluster_write_the_same(run_cli: Run, case: Case, tmp_path: P
     command = ("score", "estimates", "--musdb", "refs", "--out")
     case.run(FULL, out=tmp_path / "jobs1")
     assert run_cli(*command, "jobs2", "--jobs", 2).returncode == 0
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster:
         result = run_cli(*command, "cluster", "--backend", "dask", "--scheduler", cluster.scheduler_address)
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-2] == "tracks: 2 scored"

@@ -1,7 +1,9 @@
 """Finding tracks in each layout and refusing what is none; running functions over tracks."""
 
 import os
+import socket
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -262,3 +264,13 @@ def test_dask_runs_the_same_code() -> None:
     outcome = for_each(double, [1, 2, 3], key=str, label="double", parallel=Parallel(2, "dask"))
     assert outcome.done == {"1": 2, "2": 4}
     assert outcome.failed == {"3": r"three\nlines"}
+
+
+def test_a_second_dask_run_finds_its_own_port() -> None:
+    pytest.importorskip("distributed")
+    with socket.socket() as other:  # where another run, or another user, has Dask's own choice of a port
+        with suppress(OSError):
+            other.bind(("0.0.0.0", 8787))
+            other.listen()
+        outcome = for_each(double, [1], key=str, label="double", parallel=Parallel(1, "dask"))
+    assert outcome.done == {"1": 2}
