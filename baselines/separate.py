@@ -46,8 +46,7 @@ from baselines.separation import (
 from musdbkit import audio, musdb18
 from musdbkit.convert import NEW, OLD, Totals, Written, add_up, partial_folder, remove_partials, write_record
 from musdbkit.errors import AudioError, DatasetError, MusdbkitError, ParameterError
-from musdbkit.scoring import SEPARATION
-from musdbkit.tracks import STEM_SUFFIX, Outcome, Parallel, find_tracks, for_each
+from musdbkit.tracks import SEPARATION, STEM_SUFFIX, Outcome, Parallel, find_tracks, for_each
 
 RECORD: Final = ".separate.json"
 """Name of the record in a track's folder."""

@@ -43,7 +43,7 @@ from baselines.train import DEFAULT_HARDWARE, Hardware, train
 from musdbkit import caching, musdb18, scores, scoring, spleeter_config, templates
 from musdbkit.cache_request import find_request
 from musdbkit.errors import DatasetError, MusdbkitError, ParameterError
-from musdbkit.tracks import ALL_CORES, Parallel, find_audio, find_tracks
+from musdbkit.tracks import ALL_CORES, SEPARATION, Parallel, find_audio, find_tracks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -588,7 +588,7 @@ def _score(task: _Task, loaded: Loaded, root: Path, hardware: Hardware, parallel
 def _remove_others(estimates: Path, weights: str) -> None:
     """Remove estimates that weights made which have been trained further, or anew."""
     try:
-        same = json.loads((estimates / scoring.SEPARATION).read_text(encoding="utf-8"))["model"]["weights"] == weights
+        same = json.loads((estimates / SEPARATION).read_text(encoding="utf-8"))["model"]["weights"] == weights
     except (OSError, ValueError, KeyError, TypeError):
         same = False
     if not same and estimates.exists():

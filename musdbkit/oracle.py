@@ -2,7 +2,8 @@
 
 Reads a dataset in any layout. Writes `<out>/<subset>/<track>/{drums,bass,other,vocals,accompaniment}.wav` as FLOAT, for
 estimates may exceed full scale, and beside them `.oracle.json`, a record of the method and of the source, by which a
-second run knows what is done. A track's folder is whole or not there.
+second run knows what is done; and `<out>/separation.json`, which says how the estimates were made, for the protocol of
+their scores. A track's folder is whole or not there.
 
 Conventions: the transform is that of scipy.signal.stft and istft by default at 2048 samples: periodic Hann window, half
 overlap, frames centred on multiples of 1024 samples with zeros beyond both ends, spectra divided by the window's sum.
@@ -30,7 +31,7 @@ from musdbkit import audio, musdb18
 from musdbkit.convert import NEW, OLD, Totals, Written, add_up, partial_folder, remove_partials, write_record
 from musdbkit.errors import AudioError, DatasetError, ParameterError
 from musdbkit.stft import StftParams, istft, stft
-from musdbkit.tracks import ALL_CORES, Outcome, Parallel, Track, find_tracks, for_each, read_stems
+from musdbkit.tracks import ALL_CORES, SEPARATION, Outcome, Parallel, Track, find_tracks, for_each, read_stems
 
 Spectrogram: TypeAlias = NDArray[np.complex128]
 
@@ -39,6 +40,9 @@ METHODS: Final = ("mix", "ibm1", "ibm2", "irm1", "irm2", "mwf")
 
 TARGETS: Final = (*musdb18.STEMS, "accompaniment")
 """What is written of each track."""
+
+PROGRAM: Final = "musdbkit oracle"
+"""The program that `separation.json` names; its model is the method."""
 
 RECORD: Final = ".oracle.json"
 """Name of the record in a track's folder."""
@@ -300,7 +304,8 @@ def oracle(
     Raises
     ------
     DatasetError
-        There are no tracks, or `out` is among them. What is wrong with a single track is in the outcome instead.
+        There are no tracks, or `out` is among them, or holds estimates of another program. What is wrong with a single
+        track is in the outcome instead.
     ParameterError
         The method is not known.
     """
@@ -310,10 +315,16 @@ def oracle(
         source, target = (root / subset).resolve(), (out / subset).resolve()
         if source == target or source in target.parents:
             raise DatasetError(f"{out}: is in the dataset's own folders, expected another folder to write to")
+    description = out / SEPARATION
+    if _read_description(description, method, force) not in (None, _describe(method)) and not dry_run:
+        _write_description(description, method)  # before the tracks: after a kill the next run goes on
     jobs = [_Job(track, out / track.subset / track.name, method, force, dry_run) for track in found]
     label = "dry run" if dry_run else f"oracle {method}"
     try:
-        return for_each(_estimate_track, jobs, key=lambda job: job.track.key, label=label, parallel=parallel)
+        outcome = for_each(_estimate_track, jobs, key=lambda job: job.track.key, label=label, parallel=parallel)
+        if outcome.done and not dry_run and not description.exists():
+            _write_description(description, method)
+        return outcome
     finally:
         if not dry_run:
             remove_partials(out / subset for subset in musdb18.SUBSETS)
@@ -322,6 +333,37 @@ def oracle(
 def summarise(outcome: Outcome[Estimated], out: Path) -> Totals:
     """Return the totals of a run."""
     return add_up(outcome.done.values(), out)
+
+
+def _describe(method: str) -> str:
+    """Return what `separation.json` says of a method's estimates."""
+    return json.dumps({"program": PROGRAM, "model": {"name": method}, "options": {}}, indent=2) + "\n"
+
+
+def _read_description(path: Path, method: str, force: bool) -> str | None:
+    """Return what a folder says of its estimates, if anything; refuse one of others, unless it is to be replaced."""
+    try:
+        found = path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise DatasetError(f"{path}: cannot be read: {error.strerror}") from error
+    if found != _describe(method) and not force:
+        maker = next((other for other in METHODS if found == _describe(other)), "another program")
+        raise DatasetError(
+            f"{path}: the estimates are of {maker}, not of {method}: --force replaces them, or choose another --out"
+        )
+    return found
+
+
+def _write_description(path: Path, method: str) -> None:
+    """Write `separation.json`, whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(_describe(method), encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise DatasetError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def _estimate_track(job: _Job) -> Estimated:

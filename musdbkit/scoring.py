@@ -52,6 +52,7 @@ from musdbkit.tracks import (
     ALL_CORES,
     PARTIAL_PREFIX,
     PARTIAL_SUFFIX,
+    SEPARATION,
     Outcome,
     Parallel,
     Track,
@@ -83,9 +84,6 @@ TOLERANCE_DB: Final = 1e-5
 their rounding errors do, which grow as the references' independence falls (see `bsseval.Analysis`)."""
 
 RECORDS: Final = ".records"
-
-SEPARATION: Final = "separation.json"
-"""Name of the file in a folder of estimates that says how they were made."""
 
 TABLES: Final = ("scores.csv", "protocol.json")
 """What is made of all tracks' scores."""
@@ -300,7 +298,7 @@ class _Job:
 
     @property
     def targets(self) -> tuple[str, ...]:
-        return _find_targets(self.reference, self.estimates, self.settings)
+        return find_targets(self.reference, self.estimates, self.settings)
 
     @property
     def complements(self) -> bool:
@@ -384,8 +382,22 @@ class _Plan:
     notes: tuple[str, ...]
 
 
-def _plan(estimates: Path, references: list[Reference], subset: str | None, settings: Settings, lenient: bool) -> _Plan:
-    """Pair estimates with references by name, and list all that is wrong with them."""
+def find_estimates(
+    estimates: Path, references: list[Reference], subset: str | None = None
+) -> tuple[dict[str, tuple[Reference, Files]], list[str]]:
+    """Return the references that have estimates, by key and each with their files, and notes on other folders.
+
+    Parameters
+    ----------
+    estimates : folder of `<subset>/<track>/<target>.wav` or `<track>/<target>.wav`, wav or flac.
+    references : what they may be estimates of, paired by name.
+    subset : of which subset; of both by default.
+
+    Raises
+    ------
+    DatasetError
+        There is no such folder, none of its tracks is a reference, or one is there twice.
+    """
     by_name: dict[tuple[str, str], Reference] = {}
     for reference in sorted(references, key=lambda reference: reference.subset == subset):
         for where in (reference.subset, ""):
@@ -393,37 +405,43 @@ def _plan(estimates: Path, references: list[Reference], subset: str | None, sett
             if key in by_name and where:
                 raise DatasetError(f"{by_name[key].path} and {reference.path}: the same track twice")
             by_name[key] = reference
-    problems: dict[str, str] = {}
     notes: list[str] = []
-    found: dict[str, tuple[Reference, Path, Files]] = {}
-    folders = _find_folders(estimates)
-    for where, folder, files in folders:
+    found: dict[str, tuple[Reference, Files]] = {}
+    for where, folder, files in _find_folders(estimates):
         paired = by_name.get((where, musdb18.canonical_name(folder.name)))
         if paired is None:
             notes.append(f"{folder.relative_to(estimates)}: no such track among the references")
         elif subset in (None, paired.subset):
             if paired.key in found:
-                raise DatasetError(f"{found[paired.key][1]} and {folder}: two estimates of {paired.key}")
-            found[paired.key] = (paired, folder, files)
+                other = next(iter(found[paired.key][1].values())).parent
+                raise DatasetError(f"{other} and {folder}: two estimates of {paired.key}")
+            found[paired.key] = (paired, files)
     if not found:
-        raise _nothing_found(estimates, references, folders, subset)
-    subsets = {subset} if subset else {reference.subset for reference, _, _ in found.values()}
-    estimated = {t for reference, _, files in found.values() for t in files if t in reference.targets}
+        raise _nothing_found(estimates, references, subset)
+    return found, notes
+
+
+def _plan(estimates: Path, references: list[Reference], subset: str | None, settings: Settings, lenient: bool) -> _Plan:
+    """Pair estimates with references by name, and list all that is wrong with them."""
+    found, notes = find_estimates(estimates, references, subset)
+    problems: dict[str, str] = {}
+    subsets = {subset} if subset else {reference.subset for reference, _ in found.values()}
+    estimated = {t for reference, files in found.values() for t in files if t in reference.targets}
     missing: dict[str, str] = {}
     pairs = []
     for reference in (r for r in references if r.subset in subsets):
         if reference.key not in found:
             missing[reference.key] = "no estimates"
             continue
-        _, folder, files = found[reference.key]
+        _, files = found[reference.key]
         chosen = {target: path for target, path in files.items() if target in reference.targets}
         if extra := [target for target in files if target not in reference.targets]:
             notes.append(f"{reference.key}: {', '.join(extra)}: not among the reference's targets")
-        there = _find_targets(reference, chosen, settings)
+        there = find_targets(reference, chosen, settings)
         if lacking := [t for t in reference.targets if t in estimated and t not in there]:
             missing[reference.key] = f"no {', '.join(lacking)}"
         if chosen:
-            faults = _inspect(reference, chosen, settings)
+            faults = inspect(reference, chosen, settings)
             problems |= {reference.key: "; ".join(faults)} if faults else {}
             pairs.append((reference, chosen))
     if not lenient:
@@ -431,22 +449,20 @@ def _plan(estimates: Path, references: list[Reference], subset: str | None, sett
             text = f"{name}: {what} in {estimates}: --allow-missing scores what is there"
             problems[name] = "; ".join([text, *([problems[name]] if name in problems else [])])
     if not pairs and not problems:
-        raise _nothing_found(estimates, references, folders, subset)
+        raise _nothing_found(estimates, references, subset)
     names = [reference.name for reference, _ in pairs]
     if len(set(names)) < len(names):
         raise DatasetError(f"{max(names, key=names.count)}: in both subsets: score one with --subset, then the other")
     return _Plan(pairs, problems, tuple(f"{key}: {what}" for key, what in missing.items()), tuple(notes))
 
 
-def _nothing_found(
-    root: Path, references: list[Reference], folders: list[tuple[str, Path, Files]], subset: str | None
-) -> DatasetError:
+def _nothing_found(root: Path, references: list[Reference], subset: str | None) -> DatasetError:
     """Return the error for a folder in which nothing can be scored."""
     tracks = [reference for reference in references if subset in (None, reference.subset)]
     looked = f"looked for <track>/<target>.wav and <subset>/<track>/<target>.wav of {len(tracks)} tracks"
     if subset:
         looked += f" in subset {subset}"
-    if folders:
+    if folders := _find_folders(root):
         _, folder, files = folders[0]
         found = f"{folder.relative_to(root)} with {', '.join(files)}"
         return DatasetError(f"{root}: no estimates ({looked}; found {found}: no such track, or none of its targets)")
@@ -457,22 +473,22 @@ def _nothing_found(
     return DatasetError(f"{root}: no estimates ({looked})")
 
 
-def _find_targets(reference: Reference, estimates: Files, settings: Settings) -> tuple[str, ...]:
+def find_targets(reference: Reference, estimates: Files, settings: Settings) -> tuple[str, ...]:
     """Return the targets of a reference that are estimated, in its order, the complement too."""
     added = {"accompaniment"} if settings.complement and "vocals" in estimates else set()
     return tuple(target for target in reference.targets if target in {*estimates, *added})
 
 
-def _inspect(reference: Reference, estimates: Files, settings: Settings) -> list[str]:
-    """Return what is wrong with a track's files by their headers."""
-    targets = _find_targets(reference, estimates, settings)
+def inspect(reference: Reference, estimates: Files, settings: Settings) -> list[str]:
+    """Return what is wrong with a track's files by their headers; nothing where it can be scored."""
+    targets = find_targets(reference, estimates, settings)
     for path in (reference.path, *estimates.values()):
         try:
             str(path).encode()
         except UnicodeEncodeError:
             return [f"{printable(path)}: the name is no UTF-8: rename it"]
     try:
-        expected = _expect(reference, targets)
+        expected = expect(reference, targets)
     except MusdbkitError as error:
         return [str(error)]
     faults = [
@@ -505,7 +521,7 @@ def _inspect(reference: Reference, estimates: Files, settings: Settings) -> list
     return faults
 
 
-def _expect(reference: Reference, targets: Iterable[str]) -> audio.AudioInfo:
+def expect(reference: Reference, targets: Iterable[str]) -> audio.AudioInfo:
     """Return what the header of a reference says, checked to be the same for all files that targets are read from."""
     if not reference.files:
         stream = audio.probe_stems(reference.path)[0]
@@ -530,7 +546,7 @@ def _describe(info: audio.AudioInfo) -> str:
 def _score_track(job: _Job) -> Scored:
     """Return the scores of a track, computed or from its record."""
     reference, settings = job.reference, job.settings
-    seconds = _expect(reference, job.targets).seconds
+    seconds = expect(reference, job.targets).seconds
     record = _read_record(job)
     if (record is None or job.force) and job.dry_run:
         return Scored("to score", None, seconds, "", "", {}, ())
@@ -579,8 +595,9 @@ def _compute(job: _Job) -> tuple[TrackScores, dict[str, float], list[str]]:
     reference, settings = job.reference, job.settings
     groups = find_scenarios(job.targets)
     signals, sums = _basis(reference.targets, groups)
-    true, mixture, nb_samples = _open_references(reference, signals, job.complements)
-    estimated, notes = _open_estimates(job, mixture, nb_samples)
+    true, mixture, nb_samples = open_references(reference, signals, job.complements)
+    files = {target: job.estimates[target] for target in job.targets if target in job.estimates}
+    estimated, notes = open_estimates(files, mixture, nb_samples)
 
     def read(part: slice) -> tuple[list[NDArray[np.float64]], list[NDArray[np.float64]]]:
         return [signal(part) for signal in true], [signal(part) for signal in estimated.values()]
@@ -588,7 +605,7 @@ def _compute(job: _Job) -> tuple[TrackScores, dict[str, float], list[str]]:
     track, analyses = _analyse(
         read,
         nb_samples,
-        _expect(reference, job.targets).sample_rate,
+        expect(reference, job.targets).sample_rate,
         [tuple(sums[target] for target in group) for group in groups],
         groups,
         list(estimated),
@@ -697,7 +714,7 @@ def _basis(
     return signals, sums
 
 
-def _open_references(
+def open_references(
     reference: Reference, signals: list[tuple[str, ...]], with_mixture: bool
 ) -> tuple[list[Signal], Signal | None, int]:
     """Return how to read sums of stems and, on wish, the mixture, and their length."""
@@ -714,12 +731,14 @@ def _open_references(
     return true, readers.get("mixture") if with_mixture else None, nb_samples
 
 
-def _open_estimates(job: _Job, mixture: Signal | None, nb_samples: int) -> tuple[dict[str, Signal], list[str]]:
-    """Return how to read the estimates, by target, and notes."""
+def open_estimates(files: Files, mixture: Signal | None, nb_samples: int) -> tuple[dict[str, Signal], list[str]]:
+    """Return how to read estimates, cut or padded to a length, by target, and notes.
+
+    With a mixture the accompaniment is that minus the estimated vocals, which must be among the files.
+    """
     notes = []
     readers = {}
-    for target in (target for target in job.targets if target in job.estimates):
-        path = job.estimates[target]
+    for target, path in files.items():
         difference = audio.info(path).nb_samples - nb_samples
         if difference:
             verb = "cut" if difference > 0 else "padded with zeros"
@@ -800,9 +819,19 @@ def _read_json(path: Path) -> Any:
         return None
 
 
-def _read_separation(estimates: Path) -> dict[str, Any] | None:
-    """Return what a folder of estimates says of how they were made, None where it says nothing."""
-    path = estimates / SEPARATION
+def read_protocol(folder: Path) -> dict[str, Any] | None:
+    """Return the `protocol.json` of a folder of scores, None where there is none, as beside museval's own JSON.
+
+    Raises
+    ------
+    DatasetError
+        It cannot be read or is no JSON object.
+    """
+    return _read_object(folder / "protocol.json")
+
+
+def _read_object(path: Path) -> dict[str, Any] | None:
+    """Return the content of a JSON file that people may have edited, None where there is none."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
     except FileNotFoundError:
@@ -996,7 +1025,7 @@ def score(
     plan = _plan(estimates, list(references), subset, settings, allow_missing)
     if plan.problems:
         return Result(out, {}, plan.problems, plan.missing, plan.notes, settings)
-    separation = _read_separation(estimates)
+    separation = _read_object(estimates / SEPARATION)
     _remove_others(out, [reference for reference, _ in plan.pairs], force, dry_run)
     chosen = _choose_device(device)
     bsseval.check_device(chosen)
@@ -1089,7 +1118,7 @@ def _limit(parallel: Parallel, pairs: list[tuple[Reference, Files]], settings: S
 
 def _memory_bytes(reference: Reference, files: Files, settings: Settings) -> int:
     """Return about how much memory scoring a track takes."""
-    expected = _expect(reference, files)
+    expected = expect(reference, files)
     nb_targets = len(files) + 1
     nb_rows = nb_targets * expected.nb_channels
     signals = 8 * nb_rows * expected.nb_samples

@@ -30,6 +30,9 @@ Result = TypeVar("Result")
 
 STEM_SUFFIX: Final = ".stem.mp4"
 
+SEPARATION: Final = "separation.json"
+"""Name of the file in a folder of estimates that says how they were made."""
+
 PARTIAL_PREFIX: Final = ".musdbkit-"
 PARTIAL_SUFFIX: Final = ".partial"
 """How the names of hidden folders start and end in which tracks are written."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from musdbkit import audio, musdb18, oracle, synth
 from musdbkit.errors import DatasetError, ParameterError
 from musdbkit.oracle import METHODS, RECORD, TARGETS, Estimated, estimate, summarise
-from musdbkit.tracks import Outcome, Parallel, Track, find_tracks, read_stems
+from musdbkit.tracks import SEPARATION, Outcome, Parallel, Track, find_tracks, read_stems
 
 REPOSITORY = Path(__file__).parent.parent
 EPS = 2.0**-52
@@ -343,7 +343,12 @@ def test_estimates_on_disk(stems_root: Path, tmp_path: Path) -> None:
     outcome = run(stems_root, out)
     assert not outcome.failed
     files = {f"{key}/{name}" for key in KEYS for name in (*(f"{target}.wav" for target in TARGETS), RECORD)}
-    assert set(tree(out)) == files
+    assert set(tree(out)) == files | {SEPARATION}
+    assert json.loads((out / SEPARATION).read_text()) == {
+        "program": "musdbkit oracle",
+        "model": {"name": "irm1"},
+        "options": {},
+    }
     track = find_tracks(stems_root, ["train"])[0]
     stems = read_stems(track, musdb18.STREAMS)
     expected = estimate("irm1", stems.pop("mixture"), stems)
@@ -405,10 +410,17 @@ def test_another_method_is_refused_without_force(root: Path, tmp_path: Path) -> 
     notes = tmp_path / "out" / KEYS[0] / "notes.txt"
     notes.write_text("mine")
     before = tree(tmp_path / "out")
+    with pytest.raises(DatasetError, match=r"separation\.json: the estimates are of mix, not of irm1: --force"):
+        run(root, tmp_path / "out", "irm1")
+    assert tree(tmp_path / "out") == before
+    (tmp_path / "out" / SEPARATION).unlink()  # the tracks know it, too
     outcome = run(root, tmp_path / "out", "irm1")
     assert list(outcome.failed) == KEYS
     assert "made otherwise: method was mix, now irm1: --force replaces it, or choose" in outcome.failed[KEYS[0]]
-    assert tree(tmp_path / "out") == before
+    assert tree(tmp_path / "out").keys() == before.keys() - {SEPARATION}
+    (tmp_path / "out" / SEPARATION).write_text('{"program": "yours"}')
+    with pytest.raises(DatasetError, match=r"separation\.json: the estimates are of another program, not of irm1"):
+        run(root, tmp_path / "out", "irm1")
     assert statuses(run(root, tmp_path / "out", "irm1", force=True)) == ["estimated"] * 2
     assert notes.read_text() == "mine"
     notes.unlink()

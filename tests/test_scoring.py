@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from musdbkit import audio, musdb18, scores, scoring
 from musdbkit.errors import DatasetError, MusdbkitError, ParameterError
 from musdbkit.scoring import METRICS, Result, Settings, _basis, find_other_references, find_references, find_scenarios
-from musdbkit.tracks import Parallel, available_memory
+from musdbkit.tracks import SEPARATION, Parallel, available_memory
 
 REPOSITORY = Path(__file__).parent.parent
 RATE = 8000
@@ -648,7 +648,7 @@ def test_how_estimates_were_made_is_part_of_the_protocol(case: Case) -> None:
     without = case.protocol()
     assert without["separation"] is None
     made = {"model": {"name": "mine"}, "options": {"wiener": 1}, "versions": {"torch": "2"}, "tracks": {"test/A": 1}}
-    path = case.estimates / scoring.SEPARATION
+    path = case.estimates / SEPARATION
     found = {}
     for name, changes in {
         "first": {},
@@ -677,7 +677,7 @@ def test_how_estimates_were_made_is_part_of_the_protocol(case: Case) -> None:
 )
 def test_how_estimates_were_made_must_be_json(case: Case, text: str | None, message: str) -> None:
     case.add("A", "vocals")
-    path = case.estimates / scoring.SEPARATION
+    path = case.estimates / SEPARATION
     if text is None:
         path.mkdir()
     else:
