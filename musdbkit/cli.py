@@ -64,6 +64,13 @@ MusdbWavRoot = Annotated[
     ),
 ]
 
+Scores = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="SCORES...", help="Folders of scores, ours or museval's JSON of any origin; NAME=FOLDER names one."
+    ),
+]
+
 
 @app.callback()
 def _options(
@@ -538,6 +545,51 @@ def score(
 
         scoring.print_result(result, Console())
     exit_failed(result.failed, f"{len(result.done)} done")
+
+
+@app.command()
+def compare(
+    paths: Scores,
+    metric: Annotated[str, typer.Option(metavar="M", help="SDR, ISR, SIR, SAR, uSDR, SI-SDR or SNR.")] = "SDR",
+    aggregation: Annotated[
+        Literal["sisec18", "demucs-mean", "mdx", "track-mean"] | None,
+        typer.Option(help="How frames and tracks are summed up; sisec18 for metrics of frames by default."),
+    ] = None,
+    output: Annotated[
+        Literal["text", "markdown", "latex", "json"], typer.Option("--format", help="What to print.")
+    ] = "text",
+    together: Annotated[
+        bool, typer.Option("--together", help="Rank together what was scored under unlike protocols.")
+    ] = False,
+    reference: Annotated[bool, typer.Option(help="Show SiSEC 2018's medians, where they can stand beside.")] = True,
+    changes: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Tracks with the largest gains, and losses, of each target.")
+    ] = 3,
+    as_json: Json = False,
+) -> None:
+    """Compare methods on their scores, track by track, beside SiSEC 2018; the first is the baseline."""
+    from musdbkit import compare as module
+    from musdbkit import comparison_tables as tables
+    from musdbkit.methods import load_methods
+
+    comparison = module.compare(
+        load_methods(paths),
+        metric=metric,
+        aggregation=aggregation,
+        together=together,
+        nb_changes=changes,
+        reference=reference,
+    )
+    if as_json or output == "json":
+        print_json(tables.to_json(comparison))
+    elif output == "markdown":
+        typer.echo(tables.to_markdown(comparison), nl=False)
+    elif output == "latex":
+        typer.echo(tables.to_latex(comparison), nl=False)
+    else:
+        from rich.console import Console
+
+        tables.print_text(comparison, Console())
 
 
 @app.command()

@@ -41,7 +41,7 @@ from musdbkit import musdb18
 from musdbkit.errors import DatasetError, ParameterError, printable
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
+    from pandas import DataFrame, Series
     from rich.console import Console
 
 Kind = TypeVar("Kind")
@@ -77,12 +77,14 @@ AGGREGATIONS: Final = {
 }
 """Ways to come from many values to one, by name; `aggregate` says how each treats what is missing."""
 
-_METRICS: Final = {
+METRICS_OF: Final = {
     "sisec18": FRAME_METRICS,
     "demucs-mean": FRAME_METRICS,
     "mdx": ("uSDR",),
     "track-mean": ("SI-SDR", "SNR"),
 }
+"""The metrics that each aggregation is made of."""
+
 _MUSEVAL_METRICS: Final = ("SDR", "SIR", "SAR", "ISR")  # in the order of its JSON
 _KINDS: Final[dict[Any, str]] = {dict: "an object", list: "a list", str: "text"}
 
@@ -141,14 +143,14 @@ def to_json(track: TrackScores) -> dict[str, Any]:
             {
                 "targets": list(scenario.targets),
                 "frames": {
-                    target: {metric: [_encode(value) for value in values] for metric, values in by_metric.items()}
+                    target: {metric: [encode(value) for value in values] for metric, values in by_metric.items()}
                     for target, by_metric in scenario.frames.items()
                 },
             }
             for scenario in track.scenarios
         ],
         "whole": {
-            target: {metric: _encode(value) for metric, value in by_metric.items()}
+            target: {metric: encode(value) for metric, value in by_metric.items()}
             for target, by_metric in track.whole.items()
         },
     }
@@ -301,14 +303,81 @@ def load(path: Path) -> "DataFrame":
         raise DatasetError(f"{path}: no such file or folder, expected scores")
     if (path / "scores.csv").is_file():
         return read_csv(path / "scores.csv")
-    folder = next((path / subset for subset in ("test", "train") if (path / subset).is_dir()), path)
-    files = sorted(file for file in folder.rglob("*.json") if file.is_file() and not re.match(r"\.[^.]", file.name))
+    files = _museval_files(path)
     if not files:
-        raise DatasetError(f"{path}: no scores, looked for scores.csv and for {folder / '**' / '*.json'}")
+        raise DatasetError(
+            f"{path}: no scores, looked for scores.csv and for {_museval_folder(path) / '**' / '*.json'}"
+        )
     return _checked(_table(row for file in files for row in _museval_rows(file)), path)
 
 
+def read_windows(path: Path) -> dict[str, tuple[float, float | None]]:
+    """Return length and distance in seconds of the windows in museval's JSON, by track; None where there is but one.
+
+    Parameters
+    ----------
+    path : a file or folder as `load` takes it.
+
+    Raises
+    ------
+    DatasetError
+        A file cannot be read.
+    """
+    windows = {}
+    for file in [path] if path.is_file() else _museval_files(path):
+        where = str(file)
+        for scored in _entry(_read_museval(file), "targets", list, where):
+            frames = _entry(scored, "frames", list, where)
+            times = [_decode(_entry(frame, "time", object, where), where) for frame in frames[:2]]
+            if times:
+                length = _decode(_entry(frames[0], "duration", object, where), where)
+                windows[_track_name(file)] = (length, times[1] - times[0] if len(times) > 1 else None)
+    return windows
+
+
 # Aggregates
+
+
+def used_rows(frame: "DataFrame", name: str) -> "DataFrame":
+    """Return the rows that an aggregation is made of: its metrics, and of each target in a track one scenario.
+
+    Parameters
+    ----------
+    frame : a table of scores.
+    name : one of `AGGREGATIONS`; `aggregate` says which scenario counts.
+
+    Raises
+    ------
+    ParameterError
+        There is no aggregation of that name.
+    """
+    if name not in AGGREGATIONS:
+        raise ParameterError(f"{name!r} is no aggregation, expected one of {', '.join(AGGREGATIONS)}")
+    rows = frame[frame["metric"].isin(METRICS_OF[name])]
+    scenarios = sorted(rows["scenario"].unique(), key=lambda each: _rank(each, pair_first=name == "sisec18"))
+    ranks = rows["scenario"].map({scenario: i for i, scenario in enumerate(scenarios)})
+    return rows[ranks == ranks.groupby([rows["track"], rows["target"]]).transform("min")]
+
+
+def track_values(frame: "DataFrame", name: str) -> "DataFrame":
+    """Return what an aggregation makes of each track, in dB: by track and target (rows), and metric (columns).
+
+    nan is a target of which all frames were dropped.
+
+    Parameters
+    ----------
+    frame : a table of scores, its rows in any order.
+    name : one of `AGGREGATIONS`; `aggregate` says which values count.
+
+    Raises
+    ------
+    ParameterError
+        There is no aggregation of that name.
+    DatasetError
+        The table holds none of the metrics that it is made of.
+    """
+    table = _by_track(frame, name).unstack("metric")
+    return table[[metric for metric in METRICS_OF[name] if metric in table]].rename_axis(columns=None)
 
 
 def aggregate(frame: "DataFrame", name: str) -> "DataFrame":
@@ -336,18 +405,11 @@ def aggregate(frame: "DataFrame", name: str) -> "DataFrame":
     DatasetError
         The table holds none of the metrics that it is made of.
     """
-    rows = _used_rows(frame, name)
-    if rows.empty:
-        found = ", ".join(map(str, frame["metric"].unique())) or "none"
-        raise DatasetError(f"{name}: made of {' or '.join(_METRICS[name])}, found {found}: score with these metrics")
-    values = rows["value"]
-    if name == "sisec18":
-        values = values.map(lambda value: float(_rounded(value)))
+    tracks = _by_track(frame, name)
     with np.errstate(invalid="ignore"):  # of infinities of both signs
-        tracks = values.groupby([rows["track"], rows["target"], rows["metric"]]).median()
         by_target = tracks.groupby(["target", "metric"])
         table = (by_target.median() if name == "sisec18" else by_target.mean()).unstack("metric")
-        table = table.loc[_ordered(table.index), [metric for metric in _METRICS[name] if metric in table]]
+        table = table.loc[order_targets(table.index), [metric for metric in METRICS_OF[name] if metric in table]]
         parts = _without_sums(table.index)
         if name != "sisec18" and len(parts) > 1:
             songs = tracks.unstack("target")[parts].mean(axis="columns").groupby("metric").mean()
@@ -366,13 +428,13 @@ def dropped_frames(frame: "DataFrame", name: str = "sisec18") -> "DataFrame":
     frame : a table of scores.
     name : one of `AGGREGATIONS`, those of values by frame.
     """
-    rows = _used_rows(frame, name)
+    rows = used_rows(frame, name)
     rows = rows[rows["metric"] == next((metric for metric in FRAME_METRICS if (rows["metric"] == metric).any()), "")]
     counts = rows[["target", "scenario"]].assign(
         frames=1, dropped=rows["value"].isna().astype(int), infinite=np.isinf(rows["value"]).astype(int)
     )
     table = counts.groupby(["target", "scenario"]).sum()
-    return table.loc[_ordered(table.index.unique("target"))] if len(table) else table
+    return table.loc[order_targets(table.index.unique("target"))] if len(table) else table
 
 
 def summary(frame: "DataFrame") -> dict[str, Any]:
@@ -384,7 +446,7 @@ def summary(frame: "DataFrame") -> dict[str, Any]:
     document: dict[str, Any] = {}
     for name in _possible(frame, tuple(AGGREGATIONS)):
         rows = aggregate(frame, name).to_dict("index")
-        document[name] = {target: {key: _encode(value) for key, value in row.items()} for target, row in rows.items()}
+        document[name] = {target: {key: encode(value) for key, value in row.items()} for target, row in rows.items()}
     document["frames"] = {}
     for name in ("sisec18", "demucs-mean"):  # of a target in two scenarios each takes another
         for (target, scenario), counts in dropped_frames(frame, name).iterrows():
@@ -417,11 +479,17 @@ def print_table(frame: "DataFrame", console: "Console", names: Sequence[str] = t
             console.print(Text(f"infinite frames: {printable(', '.join(infinite))}\n"))
 
 
+def order_targets(targets: Iterable[str]) -> list[str]:
+    """Return targets in the dataset's order, others behind by name."""
+    known = list(musdb18.TARGETS)
+    return sorted(targets, key=lambda target: (known.index(target) if target in known else len(known), target))
+
+
 # Values and JSON
 
 
-def _encode(value: float) -> float | str | None:
-    """Return a value as strict JSON has it."""
+def encode(value: float) -> float | str | None:
+    """Return a value as strict JSON has it: nan as null, infinities as text."""
     if math.isfinite(value):
         return float(value)
     return None if math.isnan(value) else ("inf" if value > 0 else "-inf")
@@ -501,20 +569,40 @@ def _rows_of(track: TrackScores) -> Iterator[tuple[Any, ...]]:
 
 def _museval_rows(path: Path) -> Iterator[tuple[Any, ...]]:
     """Yield the rows of a museval JSON."""
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DatasetError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise DatasetError(f"{path}: is not JSON: {error}") from error
     where = str(path)
-    for scored in _entry(document, "targets", list, where):
+    for scored in _entry(_read_museval(path), "targets", list, where):
         target = _entry(scored, "name", str, where)
         for i, window in enumerate(_entry(scored, "frames", list, where)):
             metrics = _entry(window, "metrics", dict, where)
             for metric in filter(metrics.__contains__, FRAME_METRICS):
                 value = _decode(metrics[metric], where)
-                yield path.name.removesuffix(".json"), target, MUSEVAL, i, metric, value
+                yield _track_name(path), target, MUSEVAL, i, metric, value
+
+
+def _museval_folder(path: Path) -> Path:
+    """Return the folder below a path that is read: that of subset test where there is one."""
+    return next((path / subset for subset in ("test", "train") if (path / subset).is_dir()), path)
+
+
+def _museval_files(path: Path) -> list[Path]:
+    """Return the museval JSON files below a folder."""
+    files = _museval_folder(path).rglob("*.json")
+    return sorted(file for file in files if file.is_file() and not re.match(r"\.[^.]", file.name))
+
+
+def _read_museval(path: Path) -> Any:
+    """Return the content of a museval JSON, which may hold the literals NaN and Infinity."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DatasetError(f"{path}: cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise DatasetError(f"{path}: is not JSON: {error}") from error
+
+
+def _track_name(path: Path) -> str:
+    """Return the name of the track that a museval JSON is of."""
+    return path.name.removesuffix(".json")
 
 
 def _table(rows: Iterable[tuple[Any, ...]]) -> "DataFrame":
@@ -542,25 +630,22 @@ def _rank(scenario: str, *, pair_first: bool) -> tuple[bool, int, str]:
     return (scenario == "+".join(PAIR)) != pair_first, -scenario.count("+"), scenario
 
 
-def _used_rows(frame: "DataFrame", name: str) -> "DataFrame":
-    """Return the rows that an aggregation is made of: its metrics, and of each target in a track one scenario."""
-    if name not in AGGREGATIONS:
-        raise ParameterError(f"{name!r} is no aggregation, expected one of {', '.join(AGGREGATIONS)}")
-    rows = frame[frame["metric"].isin(_METRICS[name])]
-    scenarios = sorted(rows["scenario"].unique(), key=lambda each: _rank(each, pair_first=name == "sisec18"))
-    ranks = rows["scenario"].map({scenario: i for i, scenario in enumerate(scenarios)})
-    return rows[ranks == ranks.groupby([rows["track"], rows["target"]]).transform("min")]
+def _by_track(frame: "DataFrame", name: str) -> "Series":
+    """Return the value of each track, target and metric that an aggregation takes the median or mean of."""
+    rows = used_rows(frame, name)
+    if rows.empty:
+        found = ", ".join(map(str, frame["metric"].unique())) or "none"
+        raise DatasetError(f"{name}: made of {' or '.join(METRICS_OF[name])}, found {found}: score with these metrics")
+    values = rows["value"]
+    if name == "sisec18":
+        values = values.map(lambda value: float(_rounded(value)))
+    with np.errstate(invalid="ignore"):  # of infinities of both signs
+        return values.groupby([rows["track"], rows["target"], rows["metric"]]).median()
 
 
 def _possible(frame: "DataFrame", names: Sequence[str]) -> list[str]:
     """Return those of the aggregations that a table holds values for."""
-    return [name for name in names if not _used_rows(frame, name).empty]
-
-
-def _ordered(targets: Iterable[str]) -> list[str]:
-    """Return targets in the dataset's order, others behind by name."""
-    known = list(musdb18.TARGETS)
-    return sorted(targets, key=lambda target: (known.index(target) if target in known else len(known), target))
+    return [name for name in names if not used_rows(frame, name).empty]
 
 
 def _without_sums(targets: Iterable[str]) -> list[str]:

@@ -12,6 +12,7 @@ PACKAGE = REPOSITORY / "musdbkit"
 LAYERS = [
     "errors",
     "musdb18",
+    "sisec18",
     "templates",
     "spleeter_config",
     "audio",
@@ -32,6 +33,10 @@ LAYERS = [
     "scores",
     "scoring",
     "stats",
+    "methods",
+    "compare",
+    "comparison_tables",
+    "excerpts",
     "report",
     "check",
     "demo",
@@ -68,6 +73,8 @@ HEAVY = {
     "av",
     "joblib",
     "soundfile",
+    "plotly",
+    "jinja2",
     "musdb",
     "stempeg",
     "museval",
@@ -136,7 +143,8 @@ def loaded(statement: str) -> set[str]:
     return HEAVY & {name.partition(".")[0] for name in result.stdout.rpartition("loaded")[2].split()}
 
 
-COMMANDS = [[], ["synth"], ["check"], ["convert"], ["make-csv"], ["oracle"], ["score"], ["demo"], ["cache"]]
+COMMANDS = [[], ["synth"], ["check"], ["convert"], ["make-csv"], ["oracle"], ["score"], ["compare"]]
+COMMANDS += [["demo"], ["cache"]]
 COMMANDS += [["baselines", *command] for command in ([], ["train"], ["separate"], ["study"], ["import"])]
 
 

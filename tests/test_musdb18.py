@@ -42,3 +42,10 @@ def test_aliases_lead_to_the_datasets_names() -> None:
     assert not set(musdb18.ALIASES) & set(musdb18.ALIASES.values())
     assert [e.position for e in musdb18.errata_of("Al James - Schoolboy Fascination")] == [""]
     assert musdb18.errata_of("Plain - Song") == ()
+
+
+def test_there_are_50_test_tracks() -> None:
+    assert len(set(musdb18.TEST_TRACKS)) == musdb18.NB_TRACKS["test"] == 50
+    assert {erratum.track for erratum in musdb18.ERRATA if erratum.subset == "test"} < set(musdb18.TEST_TRACKS)
+    assert set(musdb18.TEST_TRACKS).isdisjoint(musdb18.VALIDATION_TRACKS)
+    assert all(musdb18.canonical_name(name) == name for name in musdb18.TEST_TRACKS)

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from musdbkit import musdb18, scores
+from musdbkit.compare import compare
+from musdbkit.methods import load_methods
 from musdbkit.scores import FRAME_METRICS, PAIR, Scenario, TrackScores
 from tests.conftest import require_ffmpeg
 
@@ -138,3 +140,7 @@ def test_aggregates_are_musevals(museval: ModuleType, rng: np.random.Generator, 
             np.testing.assert_array_equal(table.loc[target, metric], value)
             np.testing.assert_array_equal(methods.agg_frames_tracks_scores()["method"][target][metric], value)
     assert table.notna().sum().sum() == 5 * 4
+    for metric in FRAME_METRICS:
+        cells = compare(load_methods([tmp_path / "method"]), metric=metric).cells["method"]
+        values = {target: cell.value for target, cell in cells.items()}
+        np.testing.assert_equal(values, {target: expected[target, metric] for target in table.index})

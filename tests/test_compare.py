@@ -1,0 +1,270 @@
+"""Methods side by side: values, ranks, tests, and what may not stand together."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from musdbkit import musdb18, scores, sisec18, stats
+from musdbkit.compare import Comparison, compare
+from musdbkit.errors import DatasetError, ParameterError
+from musdbkit.methods import Method, load_methods
+from tests.museval_json import write_submission, write_track, write_values
+from tests.test_methods import FOUR, write_ours
+
+NAMES = tuple(f"T{i:02}" for i in range(50))
+
+
+def write_column(folder: Path, values: np.ndarray, *, target: str = "vocals", names: tuple[str, ...] = NAMES) -> Path:
+    """Write one value for each track."""
+    write_values(folder, {name: {target: float(value)} for name, value in zip(names, values, strict=True)})
+    return folder
+
+
+def run(*paths: Path, **options: object) -> Comparison:
+    return compare(load_methods(paths), **options)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def tracks() -> np.ndarray:
+    """Scores of 50 tracks that vary as MUSDB18's do."""
+    return np.random.default_rng(1).normal(6, 3, 50)
+
+
+@pytest.mark.parametrize("method", ["TAK1", "HEL1", "2DFT", "IRM2", "MIX"])
+def test_medians_are_those_of_the_reference_table(tmp_path: Path, method: str) -> None:
+    write_submission(tmp_path / method, method)
+    published = sisec18.read_medians()[method]
+    for metric in scores.FRAME_METRICS:
+        comparison = run(tmp_path / method, metric=metric)
+        assert set(comparison.targets) == set(published) == set(comparison.cells[method])
+        for target, cell in comparison.cells[method].items():
+            assert cell.value == pytest.approx(published[target][metric], abs=1e-5)
+            assert cell.interval.low < cell.value < cell.interval.high
+            assert (cell.nb_tracks, cell.nb_dropped, cell.rank, cell.best) == (50, 0, None, False)
+        assert comparison.reference[method] == {target: values[metric] for target, values in published.items()}
+
+
+def test_values_are_those_of_the_aggregation(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    for name in ("A", "B", "C"):
+        frames = {target: {"SDR": list(rng.normal(5, 4, 9)), "SAR": list(rng.normal(5, 4, 9))} for target in FOUR}
+        frames["bass"]["SDR"][2] = math.nan
+        write_track(tmp_path / "m" / "test", name, frames)
+    table = scores.load(tmp_path / "m")
+    for aggregation in ("sisec18", "demucs-mean"):
+        for metric in ("SDR", "SAR"):
+            comparison = run(tmp_path / "m", metric=metric.lower(), aggregation=aggregation)
+            expected = scores.aggregate(table, aggregation)[metric]
+            assert {target: cell.value for target, cell in comparison.cells["m"].items()} == pytest.approx(
+                {target: expected[target] for target in FOUR}
+            )
+            assert (comparison.metric, comparison.aggregation) == (metric, aggregation)
+
+
+def test_a_planted_difference_is_found_and_a_shuffled_one_is_not(tmp_path: Path, tracks: np.ndarray) -> None:
+    better = tracks + 0.3 + np.random.default_rng(3).normal(0, 0.5, 50)
+    a, b = write_column(tmp_path / "a", tracks), write_column(tmp_path / "b", better)
+    found = run(a, b)
+    cell, pair = found.cells["b"]["vocals"], found.pairs["b"]["vocals"]
+    assert cell.best
+    assert (cell.rank, found.cells["a"]["vocals"].rank) == (1, 2)
+    assert pair.difference == pytest.approx(0.3, abs=0.15)
+    assert pair.wins > 30
+    assert found.rankings[0].find_p("a", "b") == found.rankings[0].find_p("b", "a") < 0.001
+    assert 0.1 < pair.resolvable < 0.3
+    shuffled = run(a, write_column(tmp_path / "c", np.random.default_rng(4).permutation(better)))
+    assert not any(cell.best for by_target in shuffled.cells.values() for cell in by_target.values())
+    assert shuffled.rankings[0].find_p("a", "c") > 0.05
+
+
+def test_order_of_files_and_methods_changes_no_value(tmp_path: Path, tracks: np.ndarray) -> None:
+    b = tracks + np.random.default_rng(3).normal(0.3, 0.5, 50)
+    write_column(tmp_path / "a", tracks)
+    write_column(tmp_path / "b", b[::-1], names=NAMES[::-1])
+    forth, back = run(tmp_path / "a", tmp_path / "b"), run(tmp_path / "b", tmp_path / "a")
+    assert forth.cells == back.cells
+    pair, other = forth.pairs["b"]["vocals"], back.pairs["a"]["vocals"]
+    assert pair.difference == -other.difference
+    assert (pair.wins, pair.losses, pair.resolvable) == (other.losses, other.wins, other.resolvable)
+
+
+def test_of_three_only_what_beats_all_others_is_best(tmp_path: Path, tracks: np.ndarray) -> None:
+    rng = np.random.default_rng(5)
+    for name, ahead in (("a", 0.0), ("b", 1.0), ("c", 1.02)):
+        write_column(tmp_path / name, tracks + ahead + rng.normal(0, 0.3, 50))
+    comparison = run(*(tmp_path / name for name in "abc"))
+    (ranking,) = comparison.rankings
+    assert ranking.methods == ("a", "b", "c")
+    assert ranking.friedman is not None
+    assert ranking.friedman.p_value < 1e-6
+    assert ranking.find_p("a", "b") < 1e-6
+    assert ranking.find_p("b", "c") > 0.05
+    assert not any(cell["vocals"].best for cell in comparison.cells.values())
+    assert {comparison.cells[name]["vocals"].rank for name in "bc"} == {1, 2}
+    assert run(tmp_path / "a", tmp_path / "b").cells["b"]["vocals"].best
+    assert comparison.baselines == {"a": {}, "b": {"vocals": "a"}, "c": {"vocals": "a"}}
+
+
+def test_unlike_protocols_are_ranked_together_only_on_request(tmp_path: Path) -> None:
+    write_ours(tmp_path / "a", NAMES)
+    write_ours(tmp_path / "b", NAMES, silence="per-target")
+    write_ours(tmp_path / "c", NAMES)
+    paths = [tmp_path / name for name in "abc"]
+    apart = run(*paths)
+    assert apart.groups == (("a", "c"), ("b",))
+    assert apart.differences == {"silence rule": {"museval": ["a", "c"], "per-target": ["b"]}}
+    assert {ranking.methods for ranking in apart.rankings} == {("a", "c")}
+    assert apart.cells["b"]["vocals"].rank is None
+    assert not apart.pairs["b"]
+    together = run(*paths, together=True)
+    assert together.groups == (("a", "b", "c"),)
+    assert together.differences == apart.differences
+    assert {ranking.methods for ranking in together.rankings} == {("a", "b", "c")}
+    assert set(together.pairs["b"]) == {*FOUR, "accompaniment"}
+
+
+def test_together_only_common_tracks_count(tmp_path: Path, tracks: np.ndarray) -> None:
+    a = write_column(tmp_path / "a", tracks)
+    b = write_column(tmp_path / "b", tracks[:40] + 1, names=NAMES[:40])
+    apart, together = run(a, b), run(a, b, together=True)
+    assert apart.cells["a"]["vocals"].nb_tracks == 50
+    assert apart.cells["a"]["vocals"].value == pytest.approx(np.median(tracks), abs=1e-5)
+    assert apart.rankings == ()
+    assert together.cells["a"]["vocals"].nb_tracks == 40
+    assert together.cells["a"]["vocals"].value == pytest.approx(np.median(tracks[:40]), abs=1e-5)
+    assert together.pairs["b"]["vocals"].wins == 40
+    assert "only the 40 tracks that all have are counted" in together.notes
+    other = write_column(tmp_path / "other", tracks[:1], names=("Z",))
+    with pytest.raises(DatasetError, match="a: no track is in all the scores"):
+        run(a, other, together=True)
+
+
+def test_a_target_is_ranked_within_its_scenario(tmp_path: Path) -> None:
+    rng = np.random.default_rng(6)
+    for method, targets in (("two", scores.PAIR), ("four", FOUR), ("all", (*FOUR, "accompaniment")), ("four2", FOUR)):
+        for name in NAMES[:12]:
+            write_track(tmp_path / method / "test", name, {target: {"SDR": [rng.normal(5)]} for target in targets})
+    comparison = run(*(tmp_path / name for name in ("two", "four", "all", "four2")))
+    assert comparison.targets == ("vocals", "drums", "bass", "other", "accompaniment")
+    ranked: dict[str, list[tuple[str, ...]]] = {}
+    for ranking in comparison.rankings:
+        ranked.setdefault(ranking.target, []).append(ranking.methods)
+    assert ranked == {
+        "vocals": [("two", "all"), ("four", "four2")],
+        "drums": [("four", "all", "four2")],
+        "bass": [("four", "all", "four2")],
+        "other": [("four", "all", "four2")],
+        "accompaniment": [("two", "all")],
+    }
+    assert comparison.differences == {
+        "scenario of vocals": {
+            "vocals+accompaniment": ["two", "all"],
+            "vocals+drums+bass+other": ["four", "four2"],
+        }
+    }
+    assert comparison.baselines["four2"]["vocals"] == "four"
+    assert comparison.baselines["all"] == {
+        **{"vocals": "two", "accompaniment": "two"},
+        **dict.fromkeys(("drums", "bass", "other"), "four"),
+    }
+
+
+def test_oracles_have_no_rank_beside_methods(tmp_path: Path) -> None:
+    for name, made in (("ceiling", "irm2"), ("floor", "mix")):
+        write_ours(tmp_path / name, separation={"program": "musdbkit oracle", "model": {"name": made}})
+    for name in ("a", "b"):
+        write_ours(tmp_path / name)
+    comparison = run(*(tmp_path / name for name in ("floor", "a", "b", "ceiling")))
+    assert {ranking.methods for ranking in comparison.rankings} == {("a", "b")}
+    assert comparison.cells["ceiling"]["vocals"].rank is None
+    assert comparison.baselines["ceiling"]["vocals"] == "floor"
+    alone = run(tmp_path / "floor", tmp_path / "ceiling")
+    assert {ranking.methods for ranking in alone.rankings} == {("floor", "ceiling")}
+
+
+def test_changes_are_the_largest_each_way(tmp_path: Path) -> None:
+    base = np.zeros(8)
+    change = np.array([0.5, -3, 2, 0, -1, 4, -0.1, math.nan])
+    a = write_column(tmp_path / "a", base, names=NAMES[:8])
+    b = write_column(tmp_path / "b", base + change, names=NAMES[:8])
+    comparison = run(a, b, nb_changes=2)
+    found = [(each.track, each.difference) for each in comparison.changes["b"]]
+    assert found == [("T05", 4.0), ("T02", 2.0), ("T01", -3.0), ("T04", -1.0)]
+    assert comparison.changes["a"] == ()
+    assert len(run(a, b, nb_changes=9).changes["b"]) == 6
+    assert run(a, b, nb_changes=0).changes["b"] == ()
+    assert comparison.cells["b"]["vocals"].nb_dropped == 1
+    assert "b: every frame was dropped: vocals of 1 track" in comparison.notes
+    assert comparison.pairs["b"]["vocals"].nb_left_out == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (
+            {"metric": "SDR", "aggregation": "demucs-mean"},
+            "of frames, in the aggregation sisec18, and these are SDR in",
+        ),
+        ({"metric": "SNR"}, "and these are SNR in track-mean"),
+    ],
+)
+def test_reference_stands_beside_the_same_aggregation_only(
+    tmp_path: Path, options: dict[str, str], reason: str
+) -> None:
+    row = ("A", "vocals", scores.ALONE, None, "SNR", 1.0)
+    frame = [(name, "vocals", "vocals+accompaniment", 0, "SDR", 1.0) for name in musdb18.TEST_TRACKS]
+    rows = [",".join(map(str, (f'"{track}"', *rest))).replace("None", "") for track, *rest in (*frame, row)]
+    (tmp_path / "scores.csv").write_text("\n".join([",".join(scores.COLUMNS), *rows]) + "\n")
+    comparison = run(tmp_path, **options)
+    assert comparison.reference == {}
+    assert any(reason in note for note in comparison.notes)
+
+
+def test_reference_stands_beside_the_same_tracks_only(tmp_path: Path, tracks: np.ndarray) -> None:
+    some = write_column(tmp_path / "some", tracks[:7], names=musdb18.TEST_TRACKS[:7])
+    mine = write_column(tmp_path / "mine", tracks)
+    assert run(some).reference == run(mine).reference == {}
+    assert any("MUSDB18's 50 test tracks, and here are 7" in note for note in run(some).notes)
+    assert any("some of these tracks are none of them" in note for note in run(mine).notes)
+    forced = run(some, together=True)
+    assert forced.reference["TAK1"] == {"vocals": 6.6}
+    assert any("were not made like these scores: they are of MUSDB18's 50" in note for note in forced.notes)
+    write_column(tmp_path / "all", tracks, names=musdb18.TEST_TRACKS)
+    assert list(run(tmp_path / "all").reference)[:2] == ["IRM2", "MWF"]
+    assert run(tmp_path / "all", reference=False).reference == {}
+    write_ours(tmp_path / "per-target", musdb18.TEST_TRACKS, silence="per-target")
+    assert run(tmp_path / "per-target").reference == {}
+
+
+def test_wrong_requests_are_named(tmp_path: Path, tracks: np.ndarray) -> None:
+    methods: list[Method] = load_methods([write_column(tmp_path / "a", tracks)])
+    with pytest.raises(ParameterError, match="no scores to compare"):
+        compare([])
+    with pytest.raises(ParameterError, match="metric is 'PSNR', expected one of SDR, ISR"):
+        compare(methods, metric="PSNR")
+    with pytest.raises(ParameterError, match="mdx is not made of SDR, expected sisec18 or demucs-mean"):
+        compare(methods, aggregation="mdx")
+    with pytest.raises(ParameterError, match="'best' is no aggregation"):
+        compare(methods, aggregation="best")
+    with pytest.raises(DatasetError, match=r"a: no uSDR, found SDR: score with --metrics usdr"):
+        compare(methods, metric="usdr")
+
+
+def test_few_tracks_are_said_to_be_few(tmp_path: Path) -> None:
+    comparison = run(write_column(tmp_path / "a", np.array([1.0]), names=("A",)))
+    assert "1 track: too few to tell methods apart" in comparison.notes
+    cell = comparison.cells["a"]["vocals"]
+    assert cell.value == 1
+    assert isinstance(cell.interval, stats.Interval)
+    assert math.isnan(cell.interval.low)
+
+
+def test_a_target_without_any_value_is_last(tmp_path: Path, tracks: np.ndarray) -> None:
+    a = write_column(tmp_path / "a", tracks * math.nan)
+    b = write_column(tmp_path / "b", tracks)
+    comparison = run(a, b)
+    assert math.isnan(comparison.cells["a"]["vocals"].value)
+    assert (comparison.cells["a"]["vocals"].rank, comparison.cells["b"]["vocals"].rank) == (2, 1)
+    assert not comparison.cells["b"]["vocals"].best
