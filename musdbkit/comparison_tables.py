@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from musdbkit import scores, stats
+from musdbkit import scores, sisec18, stats
 from musdbkit.compare import Cell, Comparison
 from musdbkit.errors import printable
 
@@ -76,7 +76,7 @@ def print_text(comparison: Comparison, console: "Console") -> None:
             table.add_row(Text(printable(row.name)), *values)
         table.add_section()
     console.print(table)
-    for line in _legend(comparison):
+    for line in _legend(comparison, "*"):
         say(line)
     for title, lines in _pair_lines(comparison).items():
         say(f"{title}, track by track:")
@@ -110,7 +110,7 @@ def to_markdown(comparison: Comparison) -> str:
         ]
         name = f"{row.name} ({title})" if title else row.name
         lines.append(f"| {' | '.join([_markdown(name), *cells])} |")
-    lines += ["", *map(_markdown, _legend(comparison))]
+    lines += ["", *(f"{_markdown(line)}  " for line in _legend(comparison, "bold"))]
     for title, rows in _pair_lines(comparison).items():
         lines += ["", f"{_markdown(title)}, track by track:", "", *_markdown_head(*_PAIR_COLUMNS)]
         lines += [f"| {' | '.join(map(_markdown, cells))} |" for cells in rows]
@@ -127,6 +127,7 @@ def to_markdown(comparison: Comparison) -> str:
 def to_latex(comparison: Comparison) -> str:
     """Return the table of methods as a LaTeX tabular, for `booktabs`, with what it says as comments above it."""
     lines = [f"% {printable(line)}" for line in (*_head(comparison), *comparison.notes)]
+    lines += [f"% {line}" for line in _legend(comparison, "bold") if "brackets" not in line]
     lines += [rf"\begin{{tabular}}{{l{'r' * len(comparison.targets)}}}", r"\toprule"]
     lines.append(rf"{' & '.join(['', *map(_latex, comparison.targets)])} \\")
     for title, rows in _sections(comparison):
@@ -153,9 +154,21 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
             return {key: plain(each) for key, each in value.items()}
         return [plain(each) for each in value] if isinstance(value, list | tuple) else value
 
+    def against(name: str) -> dict[str, Any]:
+        documents = {}
+        for target, baseline in comparison.baselines[name].items():
+            pair = plain(comparison.pairs[name][target])
+            pair["p_uncorrected"] = pair.pop("p_value")
+            p_values = [ranking.find_p(name, baseline) for ranking in comparison.rankings if ranking.target == target]
+            holm = plain(next((p for p in p_values if not math.isnan(p)), math.nan))
+            documents[target] = {"baseline": baseline, **pair, "p_holm": holm}
+        return documents
+
     return {
         "metric": comparison.metric,
         "aggregation": comparison.aggregation,
+        "together": comparison.together,
+        "targets": list(comparison.targets),
         "methods": {
             method.name: {
                 "path": str(method.path),
@@ -167,13 +180,11 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
                     "mode": method.protocol.mode,
                     "subset": method.protocol.subset,
                     "references": method.protocol.references,
+                    "align": method.protocol.align,
                     "tracks": len(method.protocol.tracks),
                 },
                 "targets": plain(comparison.cells[method.name]),
-                "against": {
-                    target: {"baseline": baseline, **plain(comparison.pairs[method.name][target])}
-                    for target, baseline in comparison.baselines[method.name].items()
-                },
+                "against": against(method.name),
                 "changes": plain(comparison.changes[method.name]),
             }
             for method in comparison.methods
@@ -184,7 +195,7 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
             {
                 "target": ranking.target,
                 "methods": list(ranking.methods),
-                "p_values": [[*pair, plain(p)] for pair, p in ranking.p_values.items()],
+                "p_holm": [[*pair, plain(p)] for pair, p in ranking.p_values.items()],
                 "friedman": plain(ranking.friedman),
             }
             for ranking in comparison.rankings
@@ -199,19 +210,27 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
 
 _PAIR_COLUMNS: Final = ("target", "difference", "95 %", "W/T/L", "p", "resolvable")
 _PAIR_LEGEND: Final = (
-    f"difference: the median of the tracks' differences; W/T/L: tracks won, tied (by {stats.TIE_DB:g} dB) and lost; "
-    "p: Wilcoxon's signed-rank test, after Holm's correction for all pairs ranked; resolvable: the smallest difference "
-    "that this test finds on 50 such tracks in four of five cases"
+    "difference: the typical one of a track (Hodges and Lehmann's estimate), with the interval of the test; W/T/L: "
+    f"tracks won, tied (by {stats.TIE_DB:g} dB) and lost; p: Wilcoxon's signed-rank test, after Holm's correction for "
+    "all pairs that are ranked together on the target, none beside a bound; resolvable: what this test, uncorrected, "
+    "finds on 50 such tracks in four of five cases"
 )
 _CHANGE_COLUMNS: Final = ("target", "track", "from", "to", "change")
 
 
 def _head(comparison: Comparison) -> list[str]:
-    """Return what is compared, and in what the protocols differ."""
+    """Return what is compared, on how many tracks, and in what the protocols differ."""
     name = comparison.aggregation
     lines = [f"{comparison.metric}, {name}: {scores.AGGREGATIONS[name]}"]
+    by_number: dict[int, list[str]] = {}
+    for method in comparison.methods:
+        nb_tracks = max((cell.nb_tracks for cell in comparison.cells[method.name].values()), default=0)
+        by_number.setdefault(nb_tracks, []).append(method.name)
+    counts = [f"{nb_tracks} ({', '.join(names)})" for nb_tracks, names in by_number.items()]
+    lines.append(f"tracks: {', '.join(counts) if len(counts) > 1 else next(iter(by_number))}")
     for field, by_value in comparison.differences.items():
-        lines.append(f"{field} differs: " + "; ".join(f"{', '.join(of)}: {value}" for value, of in by_value.items()))
+        verb = "differ" if field.partition(" ")[0] in ("tracks", "references") else "differs"
+        lines.append(f"{field} {verb}: " + "; ".join(f"{', '.join(of)}: {value}" for value, of in by_value.items()))
     if comparison.differences:
         lines.append(
             "and yet they are ranked together, as asked"
@@ -224,8 +243,14 @@ def _head(comparison: Comparison) -> list[str]:
 def _sections(comparison: Comparison) -> list[tuple[str, list[_Row]]]:
     """Return the lines of methods, those that were scored alike together, and of SiSEC 2018's, which have a title."""
     sections = [("", [_row(name, comparison) for name in group]) for group in comparison.groups]
+    tags = dict.fromkeys(sisec18.CEILINGS, " (oracle)") | {sisec18.FLOOR: " (mixture)"}
     reference = [
-        _Row(name, {target: _format(by_target.get(target)) for target in comparison.targets}, {}, frozenset())
+        _Row(
+            name + tags.get(name, ""),
+            {target: _format(by_target.get(target)) for target in comparison.targets},
+            {},
+            frozenset(),
+        )
         for name, by_target in comparison.reference.items()
     ]
     return [*sections, (_REFERENCE, reference)] if reference else sections
@@ -235,20 +260,30 @@ def _row(name: str, comparison: Comparison) -> _Row:
     """Return the line of a method."""
     cells: dict[str, Cell] = comparison.cells[name]
     return _Row(
-        name,
+        name + _tags(comparison)[name],
         {target: _format(cells[target].value if target in cells else None) for target in comparison.targets},
-        {target: cell.interval for target, cell in cells.items() if cell.nb_tracks > 1},
+        {target: cell.interval for target, cell in cells.items() if not math.isnan(cell.interval.low)},
         frozenset(target for target, cell in cells.items() if cell.best),
     )
 
 
-def _legend(comparison: Comparison) -> list[str]:
-    """Return how the table of methods is to be read."""
-    lines = ["in brackets: the 95 % bootstrap interval over tracks"]
-    if any(cell.best for by_target in comparison.cells.values() for cell in by_target.values()):
-        lines.append("best: significantly better than all others that it is ranked with, after Holm's correction")
-    elif comparison.rankings:
+def _tags(comparison: Comparison) -> dict[str, str]:
+    """Return by method what follows its name: what kind of bound it is, if it is one."""
+    return {method.name: f" ({method.bound})" if method.bound else "" for method in comparison.methods}
+
+
+def _legend(comparison: Comparison, mark: str) -> list[str]:
+    """Return how the table of methods is to be read; `mark` says how the best are marked."""
+    cells = [cell for by_target in comparison.cells.values() for cell in by_target.values()]
+    lines = []
+    if not all(math.isnan(cell.interval.low) for cell in cells):
+        lines.append("in brackets: the 95 % bootstrap interval over tracks")
+    if any(cell.best for cell in cells):
+        lines.append(f"{mark}: significantly better than all others that it is ranked with, see below")
+    elif any(p < stats.LEVEL for ranking in comparison.rankings for p in ranking.p_values.values()):
         lines.append("none is significantly better than all others that it is ranked with")
+    elif comparison.rankings:
+        lines.append("no difference is significant")
     return lines
 
 
@@ -267,7 +302,7 @@ def _pair_lines(comparison: Comparison) -> dict[str, list[list[str]]]:
                     _bracket(pair.interval, "+.2f"),
                     f"{pair.wins}/{pair.ties}/{pair.losses}",
                     _format_p(ranking.find_p(name, baseline) if ranking else math.nan),
-                    _format(pair.resolvable),
+                    "-" if math.isnan(pair.resolvable) else f"{pair.resolvable:.2f}",
                 ]
             )
     return tables
@@ -307,7 +342,9 @@ def _format(value: float | None, *, sign: bool = False) -> str:
 
 
 def _bracket(interval: stats.Interval, style: str = ".2f") -> str:
-    """Return an interval as text."""
+    """Return an interval as text, a dash where there is none."""
+    if math.isnan(interval.low) or math.isnan(interval.high):
+        return "-"
     return f"[{interval.low:{style}} {interval.high:{style}}]"
 
 

@@ -10,7 +10,7 @@ nothing.
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,7 @@ class Protocol:
     window_seconds, hop_seconds : length and distance of the frames.
     mode : of BSSEval, `v4` or `v3`.
     subset : `train`, `test` or `train+test`.
+    align : whether estimates of any length were cut or padded, not only up to 1024 samples.
     references : layout and hash of the references that were scored against, as `wav dd86418d6760`.
     tracks : names of the tracks, as the dataset has them.
     document : `protocol.json` as it is.
@@ -46,6 +47,7 @@ class Protocol:
     mode: str | None
     subset: str | None
     references: str | None
+    align: bool | None
     tracks: frozenset[str]
     document: dict[str, Any] | None
 
@@ -76,6 +78,12 @@ class Method:
     protocol: Protocol
 
     @property
+    def layouts(self) -> list[str]:
+        """The layouts of the dataset that was scored against, `stems`, `wav` or `hq`; none where not recorded."""
+        found = _entry(_entry(self.protocol.document, "dataset"), "layout")
+        return list(map(str, found)) if isinstance(found, list) else []
+
+    @property
     def bound(self) -> str | None:
         """`floor` for the mixture as estimate, `ceiling` for an oracle that knows the stems, None for a method."""
         separation = _entry(self.protocol.document, "separation")
@@ -83,19 +91,20 @@ class Method:
             return None
         return "floor" if _entry(_entry(separation, "model"), "name") == "mix" else "ceiling"
 
-    def find_scenario(self, target: str, aggregation: str) -> str:
-        """Return the targets that a target was evaluated together with, as an aggregation reads it.
+    def find_scenarios(self, aggregation: str) -> dict[str, str]:
+        """Return by target what it was evaluated together with, as an aggregation reads it.
 
         Parameters
         ----------
-        target : one of the table's targets.
         aggregation : one of `scores.AGGREGATIONS`.
         """
-        rows = scores.used_rows(self.table, aggregation)
-        names = set(rows.loc[rows["target"] == target, "scenario"])
-        if scores.MUSEVAL in names:
-            return "+".join(_find_partners(target, set(self.table["target"])))
-        return " or ".join(sorted(names))
+        rows = scores.used_rows(self.table, aggregation)[["target", "scenario"]].drop_duplicates()
+        targets = set(rows["target"])
+        found: dict[str, list[str]] = {}
+        for target, scenario in sorted(zip(rows["target"], rows["scenario"], strict=True)):
+            name = "+".join(_find_partners(target, targets)) if scenario == scores.MUSEVAL else scenario
+            found.setdefault(target, []).append(name)
+        return {target: " or ".join(names) for target, names in found.items()}
 
 
 def load_methods(paths: Sequence[str | Path]) -> list[Method]:
@@ -114,27 +123,24 @@ def load_methods(paths: Sequence[str | Path]) -> list[Method]:
         There are no scores, or they cannot be read.
     """
     named = [_split(path) for path in paths]
-    names = _name([(name, path) for name, path in named])
-    return [_load(name, path) for name, (_, path) in zip(names, named, strict=True)]
+    return [_load(name, path) for name, (_, path) in zip(_name(named), named, strict=True)]
 
 
-def find_differences(methods: Sequence[Method]) -> dict[str, dict[str, list[str]]]:
+def find_differences(methods: Sequence[Method], metric: str = "SDR") -> dict[str, dict[str, list[str]]]:
     """Return in what protocols differ: by field, by value as text, the names of the methods.
 
-    Only fields are there of which at least two values are known, and only methods of which the value is. References are
-    compared by the hash of their files, so that stem files differ from the wavs made of them, and only among methods
-    with the same tracks.
+    Only fields are there of which at least two values are known, and only methods of which the value is. Fields that
+    have no influence on a metric of whole tracks are left out for such. References are compared by the hash of their
+    files, so that stem files differ from the wavs made of them, and only among methods with the same tracks.
+
+    Parameters
+    ----------
+    methods : what is compared.
+    metric : one of `scores.FRAME_METRICS` or `scores.TRACK_METRICS`.
     """
-    union = frozenset[str]().union(*(method.protocol.tracks for method in methods))
-    fields: dict[str, dict[str, str | None]] = {
-        "silence rule": {method.name: method.protocol.silence for method in methods},
-        "window": {method.name: _say_seconds(method.protocol.window_seconds) for method in methods},
-        "hop": {method.name: _say_seconds(method.protocol.hop_seconds) for method in methods},
-        "BSSEval": {method.name: method.protocol.mode for method in methods},
-        "subset": {method.name: method.protocol.subset for method in methods},
-        "references": {method.name: method.protocol.references for method in methods if _is_disputed(method, methods)},
-        "tracks": {method.name: _describe_tracks(method.protocol.tracks, union) for method in methods},
-    }
+    fields = _list_fields(methods, metric)
+    disputed = [method.name for method in methods if _is_disputed(method, methods)]
+    fields["references"] = {name: value for name, value in fields["references"].items() if name in disputed}
     differences: dict[str, dict[str, list[str]]] = {}
     for field, by_name in fields.items():
         by_value: dict[str, list[str]] = {}
@@ -146,22 +152,50 @@ def find_differences(methods: Sequence[Method]) -> dict[str, dict[str, list[str]
     return differences
 
 
-def are_alike(first: Method, second: Method) -> bool:
-    """Return whether two methods were scored under the same protocol, as far as it is recorded."""
-    return not find_differences([first, second])
+def find_unrecorded(methods: Sequence[Method], metric: str = "SDR") -> dict[str, list[str]]:
+    """Return by field in which methods it is not recorded, where it is in others."""
+    fields = _list_fields(methods, metric)
+    return {
+        field: unknown
+        for field, by_name in fields.items()
+        if 0 < len(unknown := [name for name, value in by_name.items() if value is None]) < len(by_name)
+    }
 
 
-def group_alike(methods: Sequence[Method]) -> list[list[Method]]:
-    """Return methods in groups that were scored alike, in the order given."""
+def group_alike(methods: Sequence[Method], metric: str = "SDR") -> list[list[Method]]:
+    """Return methods in groups that were scored alike, in the order given; what is not recorded is alike to all."""
     groups: list[list[Method]] = []
     for method in methods:
         for group in groups:
-            if all(are_alike(method, other) for other in group):
+            if not any(find_differences([method, other], metric) for other in group):
                 group.append(method)
                 break
         else:
             groups.append([method])
     return groups
+
+
+def _list_fields(methods: Sequence[Method], metric: str) -> dict[str, dict[str, str | None]]:
+    """Return by field and method what is recorded, as text."""
+    protocols = {method.name: method.protocol for method in methods}
+    fields: dict[str, dict[str, str | None]] = {}
+    if metric in scores.FRAME_METRICS:
+        fields["silence rule"] = {name: protocol.silence for name, protocol in protocols.items()}
+        fields["window"] = {name: _say_seconds(protocol.window_seconds) for name, protocol in protocols.items()}
+        fields["hop"] = {
+            name: _say_seconds(protocol.hop_seconds)
+            for name, protocol in protocols.items()
+            if protocol.hop_seconds is not None or protocol.window_seconds is None  # of a single window there is none
+        }
+        fields["BSSEval"] = {name: protocol.mode for name, protocol in protocols.items()}
+    fields["align"] = {
+        name: None if protocol.align is None else "on" if protocol.align else "off"
+        for name, protocol in protocols.items()
+    }
+    fields["subset"] = {name: protocol.subset for name, protocol in protocols.items()}
+    fields["references"] = {name: protocol.references for name, protocol in protocols.items()}
+    fields["tracks"] = {**describe_tracks({name: protocol.tracks for name, protocol in protocols.items()})}
+    return fields
 
 
 def _is_disputed(method: Method, methods: Sequence[Method]) -> bool:
@@ -176,68 +210,78 @@ def _split(path: str | Path) -> tuple[str | None, Path]:
     text = os.fspath(path)
     name, equals, rest = text.partition("=")
     if isinstance(path, str) and equals and name and os.sep not in name and not Path(text).exists():
-        return name, Path(rest)
-    return None, Path(path)
+        text = rest
+    else:
+        name = ""
+    if not text:
+        raise ParameterError("no folder is named, expected one of scores, or NAME=FOLDER")
+    return name or None, Path(text)
 
 
 def _name(named: Sequence[tuple[str | None, Path]]) -> list[str]:
-    """Return a unique name for each path."""
-    parts = [_name_parts(path) for _, path in named]
-    depths = [1] * len(named)
+    """Return a unique name for each path: as short as can be."""
+    candidates = [[given] if given is not None else _find_names(path) for given, path in named]
+    chosen = [0] * len(named)
     while True:
-        names = [
-            given if given is not None else "/".join(each[-depth:])
-            for (given, _), each, depth in zip(named, parts, depths, strict=True)
-        ]
+        names = [each[i] for each, i in zip(candidates, chosen, strict=True)]
         counts = Counter(names)
-        deeper = [i for i, (given, _) in enumerate(named) if given is None and counts[names[i]] > 1]
-        deeper = [i for i in deeper if depths[i] < len(parts[i])]
-        if not deeper:
+        longer = [k for k, i in enumerate(chosen) if counts[names[k]] > 1 and i + 1 < len(candidates[k])]
+        if not longer:
             break
-        for i in deeper:
-            depths[i] += 1
+        for k in longer:
+            chosen[k] += 1
     if twice := [name for name, number in counts.items() if number > 1]:
         raise ParameterError(f"{twice[0]}: the name of two methods, expected another for each: NAME=PATH gives names")
     return names
 
 
-def _name_parts(path: Path) -> list[str]:
-    """Return what a method may be named after: the parts of its path, less those that say nothing of it."""
-    parts = list(path.resolve().parts[1:])
-    if parts and parts[-1].endswith(".json"):
-        return [*parts[:-1], parts[-1].removesuffix(".json")]
-    if parts and parts[-1] == "scores.csv":
+def _find_names(path: Path) -> list[str]:
+    """Return what a method may be called after its path, the shortest first; what says nothing of it comes last."""
+    parts = list(path.resolve().parts[1:]) or ["/"]
+    if parts[-1] == "scores.csv" and len(parts) > 1:
         parts.pop()
-    if len(parts) > 1 and parts[-1] in musdb18.SUBSETS:
-        parts.pop()
-    if not parts:
-        return ["/"]
-    return [*parts[:-1], parts[-1].removesuffix("-scores") or parts[-1]]
+    last = parts.pop().removesuffix(".json")
+    if last in musdb18.SUBSETS and parts:
+        method = parts.pop()
+        own = [method.removesuffix("-scores") or method, f"{method}/{last}"]
+    else:
+        own = [last.removesuffix("-scores") or last]
+    return own + ["/".join([*parts[-i:], own[-1]]) for i in range(1, len(parts) + 1)]
 
 
 def _load(name: str, path: Path) -> Method:
     """Return one method."""
-    table = scores.load(path)
+    folder = path if path.is_dir() else path.parent
+    document = read_protocol(folder)
+    if document is None and folder.resolve().name in musdb18.SUBSETS:  # a part of what `score` wrote
+        document = read_protocol(folder.parent)
+    windows: dict[str, scores.Windows] = {}
+    if document is not None or path.name == "scores.csv" or (path / "scores.csv").is_file():
+        table = scores.load(path)
+    else:
+        table, windows = scores.read_museval(path)
     if table.empty:
         raise DatasetError(f"{path}: no scores, expected at least those of one track: score again")
-    names = {track: musdb18.canonical_name(track) for track in table["track"].unique()}
-    if len(set(names.values())) == len(names):
-        table = table.assign(track=table["track"].map(names))
-    tracks = frozenset(table["track"])
-    document = read_protocol(path if path.is_dir() else path.parent)
-    return Method(name, path, table, _infer(path, tracks) if document is None else _read(document, tracks))
+    names = {track: musdb18.canonical_name(track) for track in {*table["track"].unique(), *windows}}
+    if len(set(names.values())) < len(names):  # two tracks are not made one
+        names = {track: track for track in names}
+    table = table.assign(track=table["track"].map(names))
+    tracks = frozenset(names.values())
+    protocol = _infer(path, windows, tracks) if document is None else _read(document, tracks)
+    return Method(name, path, table, protocol)
 
 
 def _read(document: dict[str, Any], tracks: frozenset[str]) -> Protocol:
     """Return the protocol that a `protocol.json` tells of; what it lacks is not recorded."""
     settings, dataset = _entry(document, "settings"), _entry(document, "dataset")
     layouts, subsets, fingerprint = (_entry(dataset, key) for key in ("layout", "subsets", "fingerprint"))
-    window, hop = (_entry(settings, key) for key in ("window_seconds", "hop_seconds"))
+    window, hop, align = (_entry(settings, key) for key in ("window_seconds", "hop_seconds", "align"))
     return Protocol(
         silence=_text(_entry(settings, "silence")),
         window_seconds=float(window) if isinstance(window, int | float) else None,
         hop_seconds=float(hop) if isinstance(hop, int | float) else None,
         mode=_text(_entry(settings, "mode")),
+        align=align if isinstance(align, bool) else None,
         subset="+".join(map(str, subsets)) if isinstance(subsets, list) else None,
         references=f"{'+'.join(map(str, layouts))} {fingerprint[:12]}"
         if isinstance(layouts, list) and isinstance(fingerprint, str)
@@ -247,14 +291,13 @@ def _read(document: dict[str, Any], tracks: frozenset[str]) -> Protocol:
     )
 
 
-def _infer(path: Path, tracks: frozenset[str]) -> Protocol:
+def _infer(path: Path, windows: dict[str, scores.Windows], tracks: frozenset[str]) -> Protocol:
     """Return what museval's JSON tells of the protocol."""
-    windows = Counter(scores.read_windows(path).values())
-    lengths = {length for length, _ in windows}
-    hops = {hop for _, hop in windows if hop is not None}
-    if len(lengths) > 1 or len(hops) > 1:
-        found = " and ".join(sorted(f"{length:g} s every {hop:g} s" for length, hop in windows if hop is not None))
-        raise DatasetError(f"{path}: windows of {found}, expected those of one evaluation")
+    lengths, hops = (sorted({s for each in windows.values() if (s := each[i]) is not None}) for i in (0, 1))
+    for kind, found in (("windows of", lengths), ("windows every", hops)):
+        if len(found) > 1:
+            listed = " and ".join(f"{seconds:g} s" for seconds in found)
+            raise DatasetError(f"{path}: {kind} {listed}, expected those of one evaluation")
     subset = next((name for name in ("test", "train") if (path / name).is_dir()), None)
     return Protocol(
         silence="museval",
@@ -263,6 +306,7 @@ def _infer(path: Path, tracks: frozenset[str]) -> Protocol:
         mode=None,
         subset=subset or next((part for part in reversed(path.resolve().parts) if part in musdb18.SUBSETS), None),
         references=None,
+        align=None,
         tracks=tracks,
         document=None,
     )
@@ -275,10 +319,21 @@ def _find_partners(target: str, targets: set[str]) -> list[str]:
     return scores.order_targets(targets - {"accompaniment"} | {target})
 
 
-def _describe_tracks(tracks: frozenset[str], union: frozenset[str]) -> str:
-    """Return a set of tracks as text, with what it lacks of all that there are."""
+def describe_tracks(tracks: Mapping[str, frozenset[str]]) -> dict[str, str]:
+    """Return sets of tracks as text, equal ones alike: how many, and what they lack of all that there are."""
+    union = frozenset[str]().union(*tracks.values())
+    for nb_named in (_NB_NAMED, len(union)):  # all of them where a few do not tell sets apart
+        texts = {name: _describe_set(each, union, nb_named) for name, each in tracks.items()}
+        if len(set(texts.values())) == len(set(tracks.values())):
+            break
+    return texts
+
+
+def _describe_set(tracks: frozenset[str], union: frozenset[str], nb_named: int) -> str:
+    """Return a set of tracks as text."""
     lacking = sorted(union - tracks)
-    shown = "; ".join(lacking[:_NB_NAMED]) + (f" and {len(lacking) - _NB_NAMED} more" if lacking[_NB_NAMED:] else "")
+    more = len(lacking) - nb_named
+    shown = "; ".join(lacking[:nb_named]) + (f" and {more} more" if more > 0 else "")
     return f"{len(tracks)} {'track' if len(tracks) == 1 else 'tracks'}" + (f", without {shown}" if lacking else "")
 
 

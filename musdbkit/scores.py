@@ -25,6 +25,7 @@ import csv
 import io
 import json
 import math
+import os
 import re
 import reprlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -33,7 +34,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -45,6 +46,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 Kind = TypeVar("Kind")
+
+Windows: TypeAlias = tuple[float | None, float | None]
+"""Length and distance of windows in seconds; None is not known, as the distance where there is but one window."""
 
 FRAME_METRICS: Final = ("SDR", "ISR", "SIR", "SAR")
 """Metrics with a value for each window."""
@@ -298,21 +302,14 @@ def load(path: Path) -> "DataFrame":
         There are no scores, a file cannot be read, or a track is there twice.
     """
     if path.is_file():
-        return _checked(_table(_museval_rows(path)), path) if path.name.endswith(".json") else read_csv(path)
-    if not path.is_dir():
-        raise DatasetError(f"{path}: no such file or folder, expected scores")
+        return read_museval(path)[0] if path.name.endswith(".json") else read_csv(path)
     if (path / "scores.csv").is_file():
         return read_csv(path / "scores.csv")
-    files = _museval_files(path)
-    if not files:
-        raise DatasetError(
-            f"{path}: no scores, looked for scores.csv and for {_museval_folder(path) / '**' / '*.json'}"
-        )
-    return _checked(_table(row for file in files for row in _museval_rows(file)), path)
+    return read_museval(path)[0]
 
 
-def read_windows(path: Path) -> dict[str, tuple[float, float | None]]:
-    """Return length and distance in seconds of the windows in museval's JSON, by track; None where there is but one.
+def read_museval(path: Path) -> "tuple[DataFrame, dict[str, Windows]]":
+    """Return the table of scores in museval's JSON, and the windows that each track's are of, those of no scores too.
 
     Parameters
     ----------
@@ -321,18 +318,22 @@ def read_windows(path: Path) -> dict[str, tuple[float, float | None]]:
     Raises
     ------
     DatasetError
-        A file cannot be read.
+        There are no scores, a file or folder cannot be read, or a track is there twice.
     """
-    windows = {}
-    for file in [path] if path.is_file() else _museval_files(path):
-        where = str(file)
-        for scored in _entry(_read_museval(file), "targets", list, where):
-            frames = _entry(scored, "frames", list, where)
-            times = [_decode(_entry(frame, "time", object, where), where) for frame in frames[:2]]
-            if times:
-                length = _decode(_entry(frames[0], "duration", object, where), where)
-                windows[_track_name(file)] = (length, times[1] - times[0] if len(times) > 1 else None)
-    return windows
+    if not path.exists():
+        raise DatasetError(f"{path}: no such file or folder, expected scores")
+    files = [path] if path.is_file() else _museval_files(path)
+    if not files:
+        raise DatasetError(
+            f"{path}: no scores, looked for scores.csv and for {_museval_folder(path) / '**' / '*.json'}"
+        )
+    rows: list[tuple[Any, ...]] = []
+    windows: dict[str, Windows] = {}
+    for file in files:
+        name, document = file.name.removesuffix(".json"), _read_museval(file)
+        rows += _museval_rows(name, document, str(file))
+        windows[name] = _museval_windows(document, str(file))
+    return _checked(_table(rows), path), windows
 
 
 # Aggregates
@@ -567,18 +568,6 @@ def _rows_of(track: TrackScores) -> Iterator[tuple[Any, ...]]:
             yield track.track, target, ALONE, None, metric, whole[metric]
 
 
-def _museval_rows(path: Path) -> Iterator[tuple[Any, ...]]:
-    """Yield the rows of a museval JSON."""
-    where = str(path)
-    for scored in _entry(_read_museval(path), "targets", list, where):
-        target = _entry(scored, "name", str, where)
-        for i, window in enumerate(_entry(scored, "frames", list, where)):
-            metrics = _entry(window, "metrics", dict, where)
-            for metric in filter(metrics.__contains__, FRAME_METRICS):
-                value = _decode(metrics[metric], where)
-                yield _track_name(path), target, MUSEVAL, i, metric, value
-
-
 def _museval_folder(path: Path) -> Path:
     """Return the folder below a path that is read: that of subset test where there is one."""
     return next((path / subset for subset in ("test", "train") if (path / subset).is_dir()), path)
@@ -586,23 +575,48 @@ def _museval_folder(path: Path) -> Path:
 
 def _museval_files(path: Path) -> list[Path]:
     """Return the museval JSON files below a folder."""
-    files = _museval_folder(path).rglob("*.json")
-    return sorted(file for file in files if file.is_file() and not re.match(r"\.[^.]", file.name))
+
+    def refuse(error: OSError) -> None:
+        raise DatasetError(f"{error.filename}: cannot be read: {error.strerror}") from error
+
+    return sorted(
+        Path(folder, name)
+        for folder, _, names in os.walk(_museval_folder(path), onerror=refuse)
+        for name in names
+        if name.endswith(".json") and not re.match(r"\.[^.]", name)
+    )
 
 
 def _read_museval(path: Path) -> Any:
     """Return the content of a museval JSON, which may hold the literals NaN and Infinity."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise DatasetError(f"{path}: is not JSON: {error}") from error
 
 
-def _track_name(path: Path) -> str:
-    """Return the name of the track that a museval JSON is of."""
-    return path.name.removesuffix(".json")
+def _museval_rows(track: str, document: Any, where: str) -> Iterator[tuple[Any, ...]]:
+    """Yield the rows of a museval JSON."""
+    for scored in _entry(document, "targets", list, where):
+        target = _entry(scored, "name", str, where)
+        for i, window in enumerate(_entry(scored, "frames", list, where)):
+            metrics = _entry(window, "metrics", dict, where)
+            for metric in filter(metrics.__contains__, FRAME_METRICS):
+                yield track, target, MUSEVAL, i, metric, _decode(metrics[metric], where)
+
+
+def _museval_windows(document: Any, where: str) -> Windows:
+    """Return length and distance of the windows that a museval JSON says its first target's are of."""
+    for scored in _entry(document, "targets", list, where)[:1]:
+        frames = [frame for frame in _entry(scored, "frames", list, where)[:2] if isinstance(frame, dict)]
+        times = [_decode(frame["time"], where) for frame in frames if "time" in frame]
+        lengths = [_decode(frame["duration"], where) for frame in frames[:1] if "duration" in frame]
+        if not all(map(math.isfinite, (*times, *lengths))):
+            raise DatasetError(f"{where}: a time or duration is no number of seconds, expected one")
+        return (lengths[0] if lengths else None), (times[1] - times[0] if len(times) == 2 else None)
+    return None, None
 
 
 def _table(rows: Iterable[tuple[Any, ...]]) -> "DataFrame":

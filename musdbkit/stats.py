@@ -35,6 +35,9 @@ TIE_DB: Final = 0.01
 LEVEL: Final = 0.05
 """Smaller p-values are called significant."""
 
+LEAST_TRACKS: Final = 6
+"""With fewer no paired test can come below `LEVEL`, and no interval holds 95 %."""
+
 _DECIMALS: Final = 5
 _NB_DRAWS: Final = 1000  # that count the power: the smallest difference then varies by 1 % with the seed
 _STATISTICS: Final[dict[str, Callable[..., Any]]] = {"median": np.median, "mean": np.mean}
@@ -55,10 +58,10 @@ class Paired:
     Attributes
     ----------
     nb_tracks, nb_left_out : tracks that count, and tracks where a score is missing or the difference is nan.
-    difference : median of first - second, in dB. It is not the difference of the two medians.
-    interval : of that median, 95 % (`bootstrap_interval`).
+    difference, interval : the typical first - second in dB, with its 95 % interval (`estimate_difference`). It is
+        neither the difference of two medians nor quite the median of the differences, but what the test is about.
     wins, ties, losses : tracks on which the first is better by `TIE_DB` or more, neither is, or the second is.
-    p_value : of the paired test (`wilcoxon`).
+    p_value : of the paired test (`wilcoxon`), of this pair alone.
     resolvable : what 50 such tracks could show, in dB (`smallest_difference`).
     """
 
@@ -207,13 +210,13 @@ def bootstrap_interval(
     Parameters
     ----------
     values : one of each track, in dB [shape=(nb_tracks,)]; nan is left out.
-    confidence : the chance that such an interval holds the true value; papers print 95 %.
+    confidence : how often such intervals hold the true value; papers print 95 %. With 7 tracks it is 86 % of the time.
     nb_resamples : how often tracks are drawn; with 10,000 the ends vary by 1 % of the interval with the seed.
 
     Returns
     -------
-    interval : nan where there are fewer than two values, which do not show how they vary, or where infinities of both
-        signs meet in a median or mean.
+    interval : nan where there are fewer than `LEAST_TRACKS` values, of which it would hold the truth far less often
+        than it says, or where infinities of both signs meet in a median or mean.
 
     Raises
     ------
@@ -225,7 +228,7 @@ def bootstrap_interval(
     _check_probability("confidence", confidence)
     known = np.asarray(values, float)
     known = known[~np.isnan(known)]
-    if known.size < 2:
+    if known.size < LEAST_TRACKS:
         return Interval(math.nan, math.nan)
     draws = np.random.default_rng(seed).integers(known.size, size=(nb_resamples, known.size))
     with np.errstate(invalid="ignore"):  # infinities of both signs
@@ -234,6 +237,33 @@ def bootstrap_interval(
     low = np.quantile(resampled, tail, method="lower")
     high = np.quantile(resampled, 1 - tail, method="higher")
     return Interval(float(low), float(high))
+
+
+def estimate_difference(first: ArrayLike, second: ArrayLike, *, confidence: float = 0.95) -> tuple[float, Interval]:
+    """Return the typical first - second in dB, and its confidence interval [shape of each=(nb_tracks,)].
+
+    It is the median of the means of all pairs of differences (Hodges and Lehmann): the shift about which their signed
+    ranks balance. The interval holds all shifts that `wilcoxon` would not reject, so that where no differences are tied
+    or zero it leaves out 0 just if the p-value is below 1 - confidence.
+
+    Returns
+    -------
+    difference : nan where there is no track with both scores, or differences are infinite in both directions.
+    interval : nan there, too, and of too few tracks: fewer than `LEAST_TRACKS` at 95 %.
+
+    Raises
+    ------
+    ParameterError
+        The scores are not pairs, or the confidence is no probability.
+    """
+    _check_probability("confidence", confidence)
+    differences = _paired_differences(first, second)
+    nowhere = Interval(math.nan, math.nan)
+    if not differences.size or {-math.inf, math.inf} <= set(differences):
+        return math.nan, nowhere
+    means = np.sort(_pair_means(differences))
+    most = _greatest_significant(differences.size, 1 - confidence)
+    return float(np.median(means)), Interval(float(means[most]), float(means[-1 - most])) if most >= 0 else nowhere
 
 
 def compare_pair(first: ArrayLike, second: ArrayLike) -> Paired:
@@ -247,13 +277,12 @@ def compare_pair(first: ArrayLike, second: ArrayLike) -> Paired:
     differences = _paired_differences(first, second)
     wins = int((differences >= TIE_DB).sum())
     losses = int((differences <= -TIE_DB).sum())
-    with np.errstate(invalid="ignore"):  # infinities of both signs
-        difference = float(np.median(differences)) if differences.size else math.nan
+    difference, interval = estimate_difference(first, second)
     return Paired(
         nb_tracks=differences.size,
         nb_left_out=np.size(first) - differences.size,
         difference=difference,
-        interval=bootstrap_interval(differences),
+        interval=interval,
         wins=wins,
         ties=differences.size - wins - losses,
         losses=losses,

@@ -48,8 +48,7 @@ def test_formats(run_cli: Run, submissions: Path, options: tuple[str, ...], star
     result = run_cli("compare", "ours=TAK1", "UHL3", "--no-reference", "--changes", "0", *options)
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith(start)
-    assert "6.6" in result.stdout
-    assert "ours" in result.stdout
+    assert re.search(r"ours.*6\.(60|599)", result.stdout, re.DOTALL) or start == "{"
     assert "IRM2" not in result.stdout
     if start == "{":
         assert json.loads(result.stdout)["methods"]["ours"]["targets"]["vocals"]["value"] == pytest.approx(6.6)
@@ -62,8 +61,9 @@ def test_formats(run_cli: Run, submissions: Path, options: tuple[str, ...], star
         (("nowhere",), 1, "error: nowhere: no such file or folder, expected scores"),
         (("a", "a"), 2, "the name of two methods, expected another for each: NAME=PATH gives names"),
         (("a", "--metric", "PSNR"), 2, "metric is 'PSNR', expected one of SDR, ISR, SIR, SAR, uSDR, SI-SDR, SNR"),
-        (("a", "--metric", "usdr"), 1, "error: a: no uSDR, found SDR: score with --metrics usdr"),
+        (("a", "--metric", "usdr"), 1, "error: a: no uSDR, found SDR: museval wrote no others"),
         (("a", "--aggregation", "mdx"), 2, "mdx is not made of SDR, expected sisec18 or demucs-mean"),
+        (("a", "x="), 2, "no folder is named, expected one of scores, or NAME=FOLDER"),
         (("broken",), 1, "error: broken/test/T.json: is not JSON"),
     ],
 )

@@ -1,13 +1,15 @@
 """Methods side by side: values, ranks, tests, and what may not stand together."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from musdbkit import musdb18, scores, sisec18, stats
-from musdbkit.compare import Comparison, compare
+from musdbkit.compare import Comparison, Ranking, _is_best, compare
 from musdbkit.errors import DatasetError, ParameterError
 from musdbkit.methods import Method, load_methods
 from tests.museval_json import write_submission, write_track, write_values
@@ -42,7 +44,7 @@ def test_medians_are_those_of_the_reference_table(tmp_path: Path, method: str) -
         for target, cell in comparison.cells[method].items():
             assert cell.value == pytest.approx(published[target][metric], abs=1e-5)
             assert cell.interval.low < cell.value < cell.interval.high
-            assert (cell.nb_tracks, cell.nb_dropped, cell.rank, cell.best) == (50, 0, None, False)
+            assert (cell.nb_tracks, cell.nb_missing, cell.rank, cell.best) == (50, 0, None, False)
         assert comparison.reference[method] == {target: values[metric] for target, values in published.items()}
 
 
@@ -179,7 +181,9 @@ def test_oracles_have_no_rank_beside_methods(tmp_path: Path) -> None:
     comparison = run(*(tmp_path / name for name in ("floor", "a", "b", "ceiling")))
     assert {ranking.methods for ranking in comparison.rankings} == {("a", "b")}
     assert comparison.cells["ceiling"]["vocals"].rank is None
-    assert comparison.baselines["ceiling"]["vocals"] == "floor"
+    assert {name: of["vocals"] for name, of in comparison.baselines.items() if of} == {
+        **{"floor": "a", "b": "a", "ceiling": "a"}  # the first that is no bound
+    }
     alone = run(tmp_path / "floor", tmp_path / "ceiling")
     assert {ranking.methods for ranking in alone.rankings} == {("floor", "ceiling")}
 
@@ -195,8 +199,8 @@ def test_changes_are_the_largest_each_way(tmp_path: Path) -> None:
     assert comparison.changes["a"] == ()
     assert len(run(a, b, nb_changes=9).changes["b"]) == 6
     assert run(a, b, nb_changes=0).changes["b"] == ()
-    assert comparison.cells["b"]["vocals"].nb_dropped == 1
-    assert "b: every frame was dropped: vocals of 1 track" in comparison.notes
+    assert comparison.cells["b"]["vocals"].nb_missing == 1
+    assert "b: vocals has no value in 1 of 8 tracks: silent, or every frame dropped" in comparison.notes
     assert comparison.pairs["b"]["vocals"].nb_left_out == 1
 
 
@@ -228,9 +232,10 @@ def test_reference_stands_beside_the_same_tracks_only(tmp_path: Path, tracks: np
     assert run(some).reference == run(mine).reference == {}
     assert any("MUSDB18's 50 test tracks, and here are 7" in note for note in run(some).notes)
     assert any("some of these tracks are none of them" in note for note in run(mine).notes)
+    assert any(note.startswith("SiSEC 2018's medians are not shown") for note in run(some).notes)
     forced = run(some, together=True)
     assert forced.reference["TAK1"] == {"vocals": 6.6}
-    assert any("were not made like these scores: they are of MUSDB18's 50" in note for note in forced.notes)
+    assert any("not made like the scores of some: they are of MUSDB18's 50" in note for note in forced.notes)
     write_column(tmp_path / "all", tracks, names=musdb18.TEST_TRACKS)
     assert list(run(tmp_path / "all").reference)[:2] == ["IRM2", "MWF"]
     assert run(tmp_path / "all", reference=False).reference == {}
@@ -248,7 +253,7 @@ def test_wrong_requests_are_named(tmp_path: Path, tracks: np.ndarray) -> None:
         compare(methods, aggregation="mdx")
     with pytest.raises(ParameterError, match="'best' is no aggregation"):
         compare(methods, aggregation="best")
-    with pytest.raises(DatasetError, match=r"a: no uSDR, found SDR: score with --metrics usdr"):
+    with pytest.raises(DatasetError, match="a: no uSDR, found SDR: museval wrote no others"):
         compare(methods, metric="usdr")
 
 
@@ -266,5 +271,132 @@ def test_a_target_without_any_value_is_last(tmp_path: Path, tracks: np.ndarray) 
     b = write_column(tmp_path / "b", tracks)
     comparison = run(a, b)
     assert math.isnan(comparison.cells["a"]["vocals"].value)
-    assert (comparison.cells["a"]["vocals"].rank, comparison.cells["b"]["vocals"].rank) == (2, 1)
-    assert not comparison.cells["b"]["vocals"].best
+    assert comparison.rankings == ()
+    assert comparison.cells["b"]["vocals"].rank is None
+    write_column(tmp_path / "c", tracks + 1)
+    three = run(a, b, tmp_path / "c")  # it takes the others nothing away
+    assert three.rankings[0].methods == ("b", "c")
+    assert three.cells["c"]["vocals"].best
+
+
+def test_what_is_worse_track_by_track_is_never_best(tmp_path: Path) -> None:
+    """The median of b is greater, but on all but two tracks it is behind."""
+    a = np.array([1.0] * 24 + [5.0] * 2 + [9.0] * 24)
+    b = a - np.linspace(0.5, 0.6, 50)
+    b[24:26] = 6
+    paths = write_column(tmp_path / "a", a), write_column(tmp_path / "b", b)
+    for order in (paths, paths[::-1]):
+        comparison = run(*order)
+        assert comparison.cells["b"]["vocals"].rank == 1
+        assert comparison.rankings[0].find_p("a", "b") < 0.001
+        assert not any(of["vocals"].best for of in comparison.cells.values())
+        assert "vocals: b has the higher median, but track by track a is significantly better" in comparison.notes
+
+
+def test_a_difference_that_counts_as_a_tie_is_not_best(tmp_path: Path, tracks: np.ndarray) -> None:
+    a = write_column(tmp_path / "a", tracks)
+    near = run(a, write_column(tmp_path / "near", tracks + 0.002))
+    assert near.rankings[0].find_p("a", "near") < 0.001
+    assert not near.cells["near"]["vocals"].best
+    assert near.changes["near"] == ()
+    assert near.pairs["near"]["vocals"].ties == 50
+    assert run(a, write_column(tmp_path / "ahead", tracks + 0.02)).cells["ahead"]["vocals"].best
+
+
+def test_targets_are_ranked_on_the_same_tracks_only(tmp_path: Path, tracks: np.ndarray) -> None:
+    easy = set(np.argsort(tracks)[-10:])
+    for name, chosen, ahead in (("full", set(range(50)), 0), ("partial", easy, -1), ("other", set(range(50)), 2)):
+        values = {
+            track: {"bass": 1.0, **({"vocals": tracks[i] + ahead} if i in chosen else {})}
+            for i, track in enumerate(NAMES)
+        }
+        write_values(tmp_path / name, values)
+    paths = [tmp_path / name for name in ("full", "partial", "other")]
+    comparison = run(*paths)
+    assert comparison.groups == (("full", "partial", "other"),)
+    vocals = next(ranking for ranking in comparison.rankings if ranking.target == "vocals")
+    assert vocals.methods == ("full", "other")
+    assert comparison.cells["partial"]["vocals"].rank is None
+    assert list(comparison.differences) == ["tracks of vocals"]
+    assert ["partial"] in comparison.differences["tracks of vocals"].values()
+    assert "partial: vocals was scored in 10 of 50 tracks" in comparison.notes
+    together = run(*paths, together=True)
+    assert together.cells["full"]["vocals"].nb_tracks == 10
+    assert "only tracks that all have are counted: vocals 10, bass 50" in together.notes
+    assert together.cells["other"]["vocals"].best
+    assert together.pairs["partial"]["vocals"].losses == 10
+
+
+def test_best_needs_every_test_and_more_than_a_tie() -> None:
+    friedman = stats.Friedman(50, 9.0, 0.01, (1.0, 2.0, 3.0))
+    ranking = Ranking("vocals", ("a", "b", "c"), {("a", "b"): 0.5, ("a", "c"): 0.04, ("b", "c"): 0.0}, friedman)
+    ahead = {"a": 0.01, "b": 1.0}
+    assert _is_best("c", ahead, ranking)
+    assert not _is_best("c", ahead, replace(ranking, friedman=replace(friedman, p_value=0.05)))
+    assert not _is_best("c", ahead, replace(ranking, friedman=replace(friedman, p_value=math.nan)))
+    assert not _is_best("c", ahead | {"a": 0.009}, ranking)
+    assert not _is_best("c", ahead, replace(ranking, p_values=ranking.p_values | {("a", "c"): 0.05}))
+    assert _is_best("c", {"b": 1.0}, replace(ranking, methods=("b", "c"), friedman=None))
+
+
+def test_an_interval_is_that_of_the_aggregation(tmp_path: Path, tracks: np.ndarray) -> None:
+    path = write_column(tmp_path / "a", tracks)
+    values = np.round(tracks, 5)
+    assert run(path).cells["a"]["vocals"].interval == stats.bootstrap_interval(values, "median")
+    mean = run(path, aggregation="demucs-mean").cells["a"]["vocals"]
+    assert mean.interval == stats.bootstrap_interval(values, "mean")
+    assert mean.value == pytest.approx(values.mean())
+
+
+@pytest.mark.parametrize(
+    ("changes", "stands"),
+    [
+        ({}, True),
+        ({"window_seconds": 2.0}, False),
+        ({"hop_seconds": 0.5}, False),
+        ({"mode": "v3"}, False),
+        ({"silence": "per-target"}, False),
+        ({"layout": ["hq"]}, True),
+    ],
+)
+def test_reference_stands_beside_the_same_protocol_only(tmp_path: Path, changes: dict[str, Any], stands: bool) -> None:
+    write_ours(tmp_path / "good", musdb18.TEST_TRACKS)
+    write_ours(tmp_path / "m", musdb18.TEST_TRACKS, **changes)
+    alone = run(tmp_path / "m")
+    assert bool(alone.reference) == stands
+    for paths in ((tmp_path / "m", tmp_path / "good"), (tmp_path / "good", tmp_path / "m")):  # in any order
+        for together in (False, True):
+            comparison = run(*paths, together=together)
+            assert comparison.reference
+            assert any("not made like the scores of m: they" in note for note in comparison.notes) != stands
+    hq = any("references of m are wavs without accompaniment, as MUSDB18-HQ" in note for note in alone.notes)
+    assert hq == ("layout" in changes)
+
+
+def test_reference_names_who_was_scored_in_another_scenario(tmp_path: Path) -> None:
+    write_submission(tmp_path / "mine", "HEL1")
+    (note,) = [note for note in run(tmp_path / "mine").notes if "scored beside" in note]
+    assert "HEL1, mine are scored beside drums, bass and other, those of all others against the accompan" in note
+
+
+@pytest.mark.parametrize(("number", "few"), [(9, True), (10, False)])
+def test_from_ten_tracks_on_they_are_not_few(tmp_path: Path, tracks: np.ndarray, number: int, few: bool) -> None:
+    path = write_column(tmp_path / "a", tracks[:number], names=NAMES[:number])
+    assert (f"{number} tracks: too few to tell methods apart" in run(path).notes) == few
+
+
+def test_what_is_not_recorded_is_said(tmp_path: Path) -> None:
+    write_ours(tmp_path / "a", NAMES)
+    write_column(tmp_path / "b", np.ones(50))
+    notes = run(tmp_path / "a", tmp_path / "b").notes
+    assert "references: not recorded in b, taken to be as in the others" in notes
+
+
+def test_whole_tracks_are_ranked_together_whatever_the_windows(tmp_path: Path) -> None:
+    for name, silence in (("a", "museval"), ("b", "per-target")):
+        write_ours(tmp_path / name, NAMES, silence=silence)
+        with (tmp_path / name / "scores.csv").open("a") as file:
+            file.writelines(f"{track},vocals,alone,,uSDR,{i}\n" for i, track in enumerate(NAMES))
+    paths = (tmp_path / "a", tmp_path / "b")
+    assert [ranking.target for ranking in run(*paths, metric="usdr").rankings] == ["vocals"]
+    assert run(*paths).rankings == ()

@@ -15,6 +15,7 @@ from musdbkit import musdb18
 from musdbkit.compare import Comparison, compare
 from musdbkit.methods import load_methods
 from tests.museval_json import write_submission, write_track, write_values
+from tests.test_methods import MIX, write_ours
 
 HOSTILE = '<img src=x onerror=alert(1)> & "friends" | 100 % $x_1$ \\b [bold]'
 
@@ -46,16 +47,32 @@ def test_text_shows_values_stars_and_tests(three: Comparison) -> None:
     text = text_of(three)
     value = f"{three.cells['b']['vocals'].value:.3f}"
     assert f"*{value}" in text
-    assert text.count("*") == 1
+    assert text.count("*") == 2  # and the legend
     assert f"{three.cells['a']['drums'].value:.3f}" in text
-    assert re.search(r"IRM2 +9\.431 +8\.454", text)
-    assert "best: significantly better than all others" in text
+    assert "*: significantly better than all others" in text
     assert "b against a, track by track:" in text
     pair = three.pairs["b"]["vocals"]
     assert re.search(rf"vocals +\{pair.difference:+.3f} .*{pair.wins}/{pair.ties}/{pair.losses} +< 0\.001", text)
     assert "vocals: Friedman's test of 3 methods, 50 tracks: p < 0.001; mean ranks: a 2." in text
     assert "c against a, largest gains and losses:" in text
     assert "arXiv:1804.06267" in text
+    assert "\ntracks: 50\n" in text
+    assert re.search(r"^ MIX \(mixture\) +1\.124", text, re.MULTILINE)
+    assert re.search(r"^ IRM2 \(oracle\) +9\.431 +8\.454", text, re.MULTILINE)
+
+
+def test_bounds_are_marked_and_counts_of_tracks_are_shown(tmp_path: Path) -> None:
+    write_ours(tmp_path / "mix", ("A", "B"), separation=MIX)
+    write_ours(tmp_path / "a", ("A", "B"))
+    write_ours(tmp_path / "b", ("A",))
+    comparison = compare(load_methods([tmp_path / name for name in ("mix", "a", "b")]))
+    text = text_of(comparison)
+    assert re.search(r"^ mix \(floor\) +1\.000", text, re.MULTILINE)
+    assert "| mix (floor) | 1.000 |" in tables.to_markdown(comparison)
+    assert "tracks: 2 (mix, a), 1 (b)" in text
+    assert "tracks differ: mix, a: 2 tracks; b: 1 track, without B" in text
+    assert "mix against a, track by track:" in text
+    assert "nan" not in text
 
 
 @pytest.mark.parametrize("width", [80, 100])
@@ -100,8 +117,12 @@ def test_json_is_strict_and_exact(three: Comparison) -> None:
     assert found["interval"] == [cell.interval.low, cell.interval.high]
     assert (found["rank"], found["best"]) == (1, True)
     against = document["methods"]["b"]["against"]["vocals"]
-    assert (against["baseline"], against["difference"]) == ("a", three.pairs["b"]["vocals"].difference)
-    assert document["rankings"][0]["p_values"][0] == ["a", "b", three.rankings[0].find_p("a", "b")]
+    pair = three.pairs["b"]["vocals"]
+    assert (against["baseline"], against["difference"]) == ("a", pair.difference)
+    assert against["p_uncorrected"] == pair.p_value < against["p_holm"] == three.rankings[0].find_p("a", "b")
+    assert document["targets"] == ["vocals", "drums"]
+    assert document["together"] is False
+    assert document["rankings"][0]["p_holm"][0] == ["a", "b", three.rankings[0].find_p("a", "b")]
     assert document["reference"]["TAK1"] == {"vocals": 6.6, "drums": 6.431}
     assert document["methods"]["a"]["protocol"]["tracks"] == 50
     assert document["methods"]["b"]["changes"][0]["track"] == three.changes["b"][0].track
@@ -118,7 +139,7 @@ def test_unlike_protocols_are_named_in_every_format(tmp_path: Path) -> None:
     assert tables.to_json(comparison)["differences"] == {"window": {"1 s": ["a"], "2 s": ["b"]}}
     together = compare(methods, together=True)
     assert "and yet they are ranked together, as asked" in text_of(together)
-    assert "none is significantly better" in text_of(together)
+    assert "no difference is significant" in text_of(together)
 
 
 def test_names_are_text_everywhere(tmp_path: Path) -> None:

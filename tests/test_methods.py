@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,12 @@ import pytest
 
 from musdbkit import musdb18, scores
 from musdbkit.errors import DatasetError, ParameterError
-from musdbkit.methods import Method, find_differences, group_alike, load_methods
+from musdbkit.methods import Method, find_differences, find_unrecorded, group_alike, load_methods
 from musdbkit.scores import Scenario, TrackScores
 from tests.museval_json import write_track, write_values
 
 FOUR = ("vocals", "drums", "bass", "other")
+MIX = {"program": "musdbkit oracle", "model": {"name": "mix"}}
 ONE = {"A": {"vocals": 1.0}, "B": {"vocals": 2.0}}
 
 
@@ -37,7 +39,7 @@ def write_ours(
         for name in tracks
     ]
     scores.write_csv(scores.to_frame(scored), folder / "scores.csv")
-    settings = {"window_seconds": 1.0, "hop_seconds": 1.0, "mode": "v4", "silence": "museval"}
+    settings = {"window_seconds": 1.0, "hop_seconds": 1.0, "mode": "v4", "silence": "museval", "align": False}
     dataset = {"layout": ["wav"], "subsets": ["test"], "fingerprint": "0123456789abcdef"}
     document = {
         "settings": settings | {key: value for key, value in changes.items() if key in settings},
@@ -59,11 +61,21 @@ def test_our_scores_bring_their_protocol(tmp_path: Path) -> None:
     assert (protocol.silence, protocol.window, protocol.mode) == ("museval", "1 s every 1 s", "v4")
     assert (protocol.subset, protocol.references) == ("test", "wav 0123456789ab")
     assert protocol.tracks == {"A", "B"}
-    assert method.find_scenario("vocals", "sisec18") == "vocals+accompaniment"
-    assert method.find_scenario("vocals", "demucs-mean") == "vocals+drums+bass+other"
-    assert method.find_scenario("bass", "sisec18") == "vocals+drums+bass+other"
+    assert method.find_scenarios("sisec18")["vocals"] == "vocals+accompaniment"
+    assert method.find_scenarios("demucs-mean")["vocals"] == "vocals+drums+bass+other"
+    assert method.find_scenarios("sisec18")["bass"] == "vocals+drums+bass+other"
     (of_file,) = load(tmp_path / "unet-scores" / "scores.csv")
     assert (of_file.name, of_file.protocol) == ("unet", protocol)
+
+
+def test_a_part_of_our_scores_has_their_protocol(tmp_path: Path) -> None:
+    write_ours(tmp_path / "unet-scores", silence="per-target", separation=MIX)
+    write_values(tmp_path / "unet-scores", ONE)
+    for part in ("test", "test/A.json"):
+        (method,) = load(tmp_path / "unet-scores" / part)
+        assert (method.protocol.silence, method.bound) == ("per-target", "floor")
+    (tmp_path / "unet-scores").rename(tmp_path / "test")  # a folder of that name is not always such a part
+    assert load(tmp_path / "test" / "scores.csv")[0].protocol.silence == "per-target"
 
 
 @pytest.mark.parametrize(
@@ -93,10 +105,10 @@ def test_musevals_json_tells_windows_and_scenarios(tmp_path: Path) -> None:
     tak, hel, rpca = load(*(tmp_path / name for name in ("TAK", "HEL", "RPCA")))
     assert (tak.name, tak.protocol.window, tak.protocol.silence) == ("TAK", "2 s every 1.5 s", "museval")
     assert (tak.protocol.mode, tak.protocol.references, tak.protocol.subset) == (None, None, "test")
-    assert tak.find_scenario("vocals", "sisec18") == "vocals+accompaniment"
-    assert tak.find_scenario("drums", "sisec18") == "vocals+drums+bass+other"
-    assert hel.find_scenario("vocals", "sisec18") == "vocals+drums+bass+other"
-    assert (rpca.find_scenario("accompaniment", "sisec18"), rpca.protocol.window) == ("vocals+accompaniment", "1 s")
+    assert tak.find_scenarios("sisec18")["vocals"] == "vocals+accompaniment"
+    assert tak.find_scenarios("sisec18")["drums"] == "vocals+drums+bass+other"
+    assert hel.find_scenarios("sisec18")["vocals"] == "vocals+drums+bass+other"
+    assert (rpca.find_scenarios("sisec18")["accompaniment"], rpca.protocol.window) == ("vocals+accompaniment", "1 s")
 
 
 @pytest.mark.parametrize("inner", ["test", "", "test/A.json"])
@@ -110,8 +122,8 @@ def test_subset_and_name_come_from_the_path(tmp_path: Path, inner: str) -> None:
 def test_windows_of_two_evaluations_are_refused(tmp_path: Path) -> None:
     frames = {"vocals": {"SDR": [1.0, 2.0]}}
     write_track(tmp_path / "m", "A", frames)
-    write_track(tmp_path / "m", "B", frames, duration=2.0, hop=1.5)
-    with pytest.raises(DatasetError, match=r"m: windows of 1 s every 1 s and 2 s every 1\.5 s, expected those of one"):
+    write_track(tmp_path / "m", "B", {"vocals": {"SDR": [1.0]}}, duration=2.0)
+    with pytest.raises(DatasetError, match="m: windows of 1 s and 2 s, expected those of one evaluation"):
         load(tmp_path / "m")
 
 
@@ -129,6 +141,10 @@ def test_names_are_unique(tmp_path: Path) -> None:
         write_values(path, ONE)
     assert [method.name for method in load(*paths)] == ["x/umx", "y/umx", "z/umx", "other"]
     assert [method.name for method in load(f"umx={paths[3]}", paths[0])] == ["umx", "x/umx"]
+    assert [m.name for m in load(paths[3] / "test", paths[3])] == ["other/test", f"{tmp_path.name}/other"]
+    (paths[3] / "train").mkdir()
+    (paths[3] / "test" / "A.json").rename(paths[3] / "train" / "A.json")
+    assert [m.name for m in load(paths[3] / "test", paths[3] / "train")] == ["other/test", "other/train"]
     with pytest.raises(ParameterError, match="mine: the name of two methods, expected another for each: NAME=PATH"):
         load(f"mine={paths[0]}", f"mine={paths[1]}")
     with pytest.raises(ParameterError, match="umx: the name of two methods"):
@@ -173,6 +189,7 @@ def test_what_is_alike_is_grouped(tmp_path: Path) -> None:
         ("window", {"window_seconds": 2.0}, "2 s"),
         ("hop", {"hop_seconds": 0.5}, "0.5 s"),
         ("BSSEval", {"mode": "v3"}, "v3"),
+        ("align", {"align": True}, "on"),
         ("subset", {"subsets": ["train"]}, "train"),
         ("references", {"fingerprint": "fedcba9876543210", "layout": ["hq"]}, "hq fedcba987654"),
         ("tracks", {"tracks": ("A",)}, "1 track, without B"),
@@ -197,3 +214,80 @@ def test_many_missing_tracks_are_counted(tmp_path: Path) -> None:
     write_ours(tmp_path / "b", tuple("AB"))
     differences = find_differences(load(tmp_path / "a", tmp_path / "b"))
     assert differences == {"tracks": {"7 tracks": ["a"], "2 tracks, without C; D; E and 2 more": ["b"]}}
+
+
+@pytest.mark.parametrize("path", ["", "a="])
+def test_a_path_must_be_named(path: str) -> None:
+    with pytest.raises(ParameterError, match="no folder is named, expected one of scores, or NAME=FOLDER"):
+        load(path)
+
+
+def test_windows_have_no_influence_on_metrics_of_whole_tracks(tmp_path: Path) -> None:
+    write_ours(tmp_path / "a")
+    write_ours(tmp_path / "b", silence="per-target", window_seconds=2.0, hop_seconds=0.5, mode="v3")
+    methods = load(tmp_path / "a", tmp_path / "b")
+    assert list(find_differences(methods)) == ["silence rule", "window", "hop", "BSSEval"]
+    assert find_differences(methods, "uSDR") == {}
+    assert len(group_alike(methods)) == 2
+    assert len(group_alike(methods, "uSDR")) == 1
+    write_ours(tmp_path / "c", subsets=["train"])
+    assert len(group_alike(load(tmp_path / "a", tmp_path / "c"), "uSDR")) == 2
+
+
+def test_references_are_compared_on_the_same_tracks_only(tmp_path: Path) -> None:
+    write_ours(tmp_path / "a")
+    write_ours(tmp_path / "b", ("A",), fingerprint="other")  # the hash of fewer files is another in any case
+    assert list(find_differences(load(tmp_path / "a", tmp_path / "b"))) == ["tracks"]
+
+
+def test_what_is_not_recorded_is_known_to_be(tmp_path: Path) -> None:
+    write_ours(tmp_path / "a")
+    write_values(tmp_path / "b", ONE)
+    methods = load(tmp_path / "a", tmp_path / "b")
+    assert find_unrecorded(methods) == {"BSSEval": ["b"], "align": ["b"], "references": ["b"]}
+    assert find_unrecorded(methods[:1]) == find_unrecorded(methods[1:]) == {}
+
+
+def test_different_tracks_have_different_texts(tmp_path: Path) -> None:
+    write_ours(tmp_path / "a", tuple("ABCDEF"))
+    write_ours(tmp_path / "b", tuple("GHIJAB"))
+    write_ours(tmp_path / "c", tuple("GHIJAC"))
+    texts = find_differences(load(*(tmp_path / name for name in "abc")))["tracks"]
+    assert [names for names in texts.values()] == [["a"], ["b"], ["c"]]
+
+
+def test_tracks_without_scores_are_tracks(tmp_path: Path) -> None:
+    write_values(tmp_path / "m", ONE)
+    for name, text in (("C", '{"targets": []}'), ("D", '{"targets": [{"name": "vocals", "frames": []}]}')):
+        (tmp_path / "m" / "test" / f"{name}.json").write_text(text)
+    (method,) = load(tmp_path / "m")
+    assert method.protocol.tracks == {"A", "B", "C", "D"}
+    assert set(method.table["track"]) == {"A", "B"}
+
+
+def test_json_of_others_may_lack_times_and_have_a_byte_order_mark(tmp_path: Path) -> None:
+    write_values(tmp_path / "m", ONE)
+    frames = [{"metrics": {"SDR": 1.0}}, {"metrics": {"SDR": 2.0}}]
+    document = json.dumps({"targets": [{"name": "vocals", "frames": frames}]})
+    for name in "AB":
+        (tmp_path / "m" / "test" / f"{name}.json").write_text(document, encoding="utf-8-sig")
+    (method,) = load(tmp_path / "m")
+    assert (method.protocol.window, method.protocol.hop_seconds) == (None, None)
+    (tmp_path / "m" / "test" / "B.json").write_text(document.replace('"metrics"', '"time": NaN, "metrics"'))
+    with pytest.raises(DatasetError, match=r"B\.json: a time or duration is no number of seconds"):
+        load(tmp_path / "m")
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_values(tmp_path / "m", ONE)
+    (tmp_path / "m" / "test" / "more").mkdir()
+    scandir = os.scandir
+
+    def refuse(path: str) -> Any:  # as the system does to all but root, which runs tests in containers
+        if Path(path).name == "more":
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(DatasetError, match="more: cannot be read: Permission denied"):
+        load(tmp_path / "m")

@@ -171,7 +171,7 @@ def test_the_interval_is_scipys(
     assert drawn[1899] <= expected.confidence_interval.high <= interval.high
 
 
-@pytest.mark.parametrize("nb_tracks", [5, 15, 49])
+@pytest.mark.parametrize("nb_tracks", [7, 15, 49])
 def test_the_interval_of_a_median_is_that_of_all_resamples(nb_tracks: int) -> None:
     # The median of an odd number of draws is at most the k-th value where most of them are: a binomial chance.
     chances = scipy.stats.binom.sf(nb_tracks // 2, nb_tracks, np.arange(1, nb_tracks + 1) / nb_tracks)
@@ -180,9 +180,9 @@ def test_the_interval_of_a_median_is_that_of_all_resamples(nb_tracks: int) -> No
 
 
 def test_the_interval_holds_the_truth_as_often_as_it_says(rng: np.random.Generator) -> None:
-    # Of 400 intervals of 95 %, 380 are expected to hold it; the binomial's standard deviation is 4.4.
-    intervals = [stats.bootstrap_interval(rng.normal(5, 3, 50), nb_resamples=500, seed=i) for i in range(400)]
-    assert 362 <= sum(interval.low <= 5 <= interval.high for interval in intervals) <= 396
+    # Of 2000 intervals of 95 %, 1900 are expected to hold it; the binomial's standard deviation is 9.7.
+    intervals = [stats.bootstrap_interval(rng.normal(5, 3, 50), nb_resamples=300, seed=i) for i in range(2000)]
+    assert 1870 <= sum(interval.low <= 5 <= interval.high for interval in intervals) <= 1930
 
 
 def test_an_interval_is_repeated_and_mirrored(rng: np.random.Generator) -> None:
@@ -194,13 +194,42 @@ def test_an_interval_is_repeated_and_mirrored(rng: np.random.Generator) -> None:
 
 
 def test_intervals_of_infinities_and_of_few() -> None:
-    assert stats.bootstrap_interval([1.0, 2.0, INF]) == Interval(1, INF)
-    assert stats.bootstrap_interval([-INF, 2.0, 3.0], "mean").low == -INF
-    assert stats.bootstrap_interval([2.0, 2.0]) == Interval(2, 2)
-    for values in ([], [1.0], [NAN, 1.0], [-INF, INF]):
+    assert stats.bootstrap_interval([1.0, *[2.0] * 3, *[INF] * 3]) == Interval(2, INF)
+    assert stats.bootstrap_interval([-INF, *range(6)], "mean").low == -INF
+    assert stats.bootstrap_interval([2.0] * 6) == Interval(2, 2)
+    for values in ([], [1.0], range(5), [NAN, *range(5)], [*[-INF] * 3, *[INF] * 3]):
         interval = stats.bootstrap_interval(values)
         assert math.isnan(interval.low)
         assert math.isnan(interval.high)
+
+
+# The typical difference
+
+
+def test_the_typical_difference_by_hand() -> None:
+    # Of 1, 2 and 6 the pairs have means 1, 1.5, 3.5, 2, 4 and 6; in order 1, 1.5, 2, 3.5, 4, 6.
+    assert stats.estimate_difference(*against_zero(1, 2, 6))[0] == 2.75
+    # Of 6 tracks only a rank sum of 0 is significant, of a chance of 2 / 64: the interval is from least to most.
+    assert stats.estimate_difference(*against_zero(*range(6)))[1] == Interval(0, 5)
+    assert math.isnan(stats.estimate_difference(*against_zero(*range(5)))[1].low)
+    difference, interval = stats.estimate_difference(*against_zero(*range(7), INF))
+    assert (difference, interval.high) == (3.5, INF)  # the 18th and 19th of 36
+
+
+def test_the_interval_of_a_difference_holds_what_the_test_does_not_reject(rng: np.random.Generator) -> None:
+    for nb_tracks in (6, 13, 50):
+        differences = rng.gamma(2, 0.2, nb_tracks) - 0.3
+        difference, interval = stats.estimate_difference(differences, np.zeros(nb_tracks))
+        assert interval.low < difference < interval.high
+        for end, inwards in ((interval.low, 1), (interval.high, -1)):
+            for step, rejected in ((2e-5, False), (-2e-5, True)):
+                shift = np.full(nb_tracks, end + inwards * step)
+                assert (stats.wilcoxon(differences, shift) < 0.05) == rejected
+
+
+def test_the_interval_of_a_difference_holds_the_truth_as_often_as_it_says(rng: np.random.Generator) -> None:
+    draws = (stats.estimate_difference(rng.normal(1, 0.5, 20), np.zeros(20))[1] for _ in range(2000))
+    assert 1870 <= sum(interval.low <= 1 <= interval.high for interval in draws) <= 1930
 
 
 # The smallest difference
@@ -253,8 +282,9 @@ def test_a_pair_is_compared(pair: tuple[np.ndarray, np.ndarray]) -> None:
     differences = np.round(first - second, 5)
     paired = stats.compare_pair([*first, NAN, 1.0, INF], [*second, 1.0, NAN, INF])
     assert (paired.nb_tracks, paired.nb_left_out) == (50, 3)
-    assert paired.difference == pytest.approx(np.median(differences))
-    assert paired.interval == stats.bootstrap_interval(differences)
+    averages = np.add.outer(differences, differences)[np.tri(50, dtype=bool)] / 2
+    assert paired.difference == pytest.approx(np.median(averages))
+    assert (paired.difference, paired.interval) == stats.estimate_difference(first, second)
     assert paired.interval.low < paired.difference < paired.interval.high
     assert paired.p_value == stats.wilcoxon(first, second)
     assert paired.resolvable == stats.smallest_difference(first, second, nb_tracks=50)
@@ -279,7 +309,7 @@ def test_pairs_of_one_track_none_and_equals() -> None:
 
 def test_a_pair_with_infinities() -> None:
     paired = stats.compare_pair(*against_zero(-INF, *range(1, 8), INF))
-    assert paired.difference == 4
+    assert np.isnan([paired.difference, paired.interval.low]).all()
     assert paired.p_value == stats.wilcoxon(*against_zero(-8, *range(1, 8), 8))
     assert math.isnan(paired.resolvable)
     assert math.isnan(stats.compare_pair(*against_zero(-INF, INF)).difference)
@@ -288,7 +318,9 @@ def test_a_pair_with_infinities() -> None:
 # What is refused
 
 
-@pytest.mark.parametrize("function", [stats.wilcoxon, stats.compare_pair, stats.smallest_difference])
+@pytest.mark.parametrize(
+    "function", [stats.wilcoxon, stats.compare_pair, stats.estimate_difference, stats.smallest_difference]
+)
 def test_what_is_no_pair_is_refused(function: Callable[..., object]) -> None:
     with pytest.raises(ParameterError, match=r"shapes \(2,\) and \(3,\), expected pairs"):
         function([1, 2], [1, 2, 3])
