@@ -3,30 +3,22 @@
 Reads what `methods` loaded and SiSEC 2018's medians. Writes nothing.
 
 Conventions: values are in dB. One metric and one aggregation at a time: each track has one value; a method's are summed
-up, and methods are compared track by track. Methods are ranked together where they were scored alike: under the same
-protocol and, for a target, in the same scenario and on the same tracks. A difference is significant where the p of the
-paired test, after Holm's correction for all pairs that are ranked together on that target, is below `stats.LEVEL`, and
-of three or more methods Friedman's p, too. Targets are tested each by itself: with five targets and no difference at
-all, one in four tables shows one. Oracles are bounds and have no rank beside methods.
+up, and methods are compared track by track. `rankings` says which are ranked together, and what is significant.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from musdbkit import musdb18, scores, scoring, sisec18, stats
 from musdbkit.errors import DatasetError, ParameterError
 from musdbkit.methods import Method, Protocol, describe_tracks, find_differences, find_unrecorded, group_alike
+from musdbkit.rankings import Ranking, Values, align_tracks, keep_common, rank_all, statistic_of, sum_up
 
 if TYPE_CHECKING:
     from pandas import Series
-
-Values: TypeAlias = dict[str, dict[str, "Series"]]
-"""By method and target, the value of each track that was scored, nan where it has none."""
 
 FEW_TRACKS: Final = 10
 """With fewer tracks a comparison says little."""
@@ -67,28 +59,6 @@ class Change:
     baseline: float
     value: float
     difference: float
-
-
-@dataclass(frozen=True)
-class Ranking:
-    """Methods that were scored alike on a target, and the tests among them.
-
-    Attributes
-    ----------
-    target : what was scored.
-    methods : their names, in the order given.
-    p_values : of each pair of methods, Wilcoxon's signed-rank test with Holm's correction for all of these pairs.
-    friedman : of three or more methods; None of two.
-    """
-
-    target: str
-    methods: tuple[str, ...]
-    p_values: dict[tuple[str, str], float]
-    friedman: stats.Friedman | None
-
-    def find_p(self, first: str, second: str) -> float:
-        """Return the p of a pair, in any order."""
-        return self.p_values.get((first, second), self.p_values.get((second, first), float("nan")))
 
 
 @dataclass(frozen=True)
@@ -167,13 +137,13 @@ def compare(
     notes: list[str] = []
     differences = find_differences(methods, metric) | _differing_targets(values, scenarios, targets, groups)
     if together:
-        values, notes = _keep_common(values, targets)
+        values, notes = keep_common(values, targets)
         if not any(len(each) for by_target in values.values() for each in by_target.values()):
             raise DatasetError(f"{methods[0].path}: no track is in all the scores, expected some to rank them together")
-    standing = _rank_all(groups, targets, values, scenarios, aggregation, together)
+    standing = rank_all(groups, targets, values, scenarios, aggregation, together)
     pairs = {
         name: {
-            target: stats.compare_pair(*_align(values[name][target], values[baseline][target]))
+            target: stats.compare_pair(*align_tracks(values[name][target], values[baseline][target]))
             for target, baseline in by_target.items()
         }
         for name, by_target in standing.baselines.items()
@@ -218,55 +188,6 @@ def compare(
     )
 
 
-@dataclass(frozen=True)
-class _Standing:
-    """How methods stand to each other, by name and target: see `Comparison`."""
-
-    rankings: list[Ranking]
-    baselines: dict[str, dict[str, str]]
-    ranks: dict[tuple[str, str], int]
-    best: list[tuple[str, str]]
-    notes: list[str]
-
-
-def _rank_all(
-    groups: Sequence[Sequence[Method]],
-    targets: Sequence[str],
-    values: Values,
-    scenarios: dict[str, dict[str, str]],
-    aggregation: str,
-    together: bool,
-) -> _Standing:
-    """Return how methods stand to each other."""
-    standing = _Standing([], {method.name: {} for group in groups for method in group}, {}, [], [])
-    for group in groups:
-        for target, alike in _find_alike(group, targets, values, scenarios, together):
-            ranked = [method for method in alike if not method.bound] or alike
-            for method in alike:
-                if method is not ranked[0]:
-                    standing.baselines[method.name][target] = ranked[0].name
-            names = [method.name for method in ranked if values[method.name][target].notna().any()]
-            if len(names) < 2:
-                continue
-            ranking = _rank(target, names, [values[name][target] for name in names])
-            standing.rankings.append(ranking)
-            order = sorted(names, key=lambda name: -_sum_up(values[name][target], aggregation))
-            standing.ranks.update({(name, target): i + 1 for i, name in enumerate(order)})
-            ahead = {
-                other: stats.estimate_difference(*_align(values[order[0]][target], values[other][target]))[0]
-                for other in order[1:]
-            }
-            if _is_best(order[0], ahead, ranking):
-                standing.best.append((order[0], target))
-            standing.notes.extend(
-                f"{target}: {order[0]} has the higher {_statistic(aggregation)}, but track by track {other} is "
-                "significantly better"
-                for other, difference in ahead.items()
-                if difference < 0 and ranking.find_p(order[0], other) < stats.LEVEL
-            )
-    return standing
-
-
 def _choose_aggregation(metric: str, aggregation: str | None) -> str:
     """Return the aggregation of a metric."""
     possible = [name for name, metrics in scores.METRICS_OF.items() if metric in metrics]
@@ -293,99 +214,17 @@ def _track_values(method: Method, metric: str, aggregation: str) -> dict[str, "S
     return {target: values.xs(target, level="target") for target in scores.order_targets(values.index.unique("target"))}
 
 
-def _find_alike(
-    group: Sequence[Method],
-    targets: Sequence[str],
-    values: Values,
-    scenarios: dict[str, dict[str, str]],
-    together: bool,
-) -> Iterator[tuple[str, list[Method]]]:
-    """Yield targets with the methods, two or more, that scored them in one scenario and on the same tracks.
-
-    On request it may be any scenario, and tracks are those that all have.
-    """
-    for target in targets:
-        by_kind: dict[object, list[Method]] = {}
-        for method in group:
-            if target in values[method.name]:
-                kind = (scenarios[method.name][target], frozenset(values[method.name][target].index))
-                by_kind.setdefault(None if together else kind, []).append(method)
-        for alike in by_kind.values():
-            if len(alike) > 1:
-                yield target, alike
-
-
-def _keep_common(values: Values, targets: Sequence[str]) -> tuple[Values, list[str]]:
-    """Return of each target only the tracks that all methods with that target have, and what was left out."""
-    common = {
-        target: frozenset[str].intersection(*(frozenset(of[target].index) for of in values.values() if target in of))
-        for target in targets
-    }
-    cut = [
-        target
-        for target in targets
-        if any(len(of[target]) > len(common[target]) for of in values.values() if target in of)
-    ]
-    kept = {name: {t: each[each.index.isin(common[t])] for t, each in of.items()} for name, of in values.items()}
-    numbers = {len(common[target]) for target in targets}
-    if not cut:
-        return kept, []
-    if len(numbers) == 1:
-        return kept, [f"only the {_count(numbers.pop(), 'track')} that all have are counted"]
-    listed = ", ".join(f"{target} {len(common[target])}" for target in targets)
-    return kept, [f"only tracks that all have are counted: {listed}"]
-
-
-def _statistic(aggregation: str) -> Literal["median", "mean"]:
-    """Return what an aggregation takes over tracks."""
-    return "median" if aggregation == "sisec18" else "mean"
-
-
-def _sum_up(values: "Series", aggregation: str) -> float:
-    """Return the value of a method, nan where no track has one."""
-    with np.errstate(invalid="ignore"):  # of infinities of both signs
-        return float(values.median() if _statistic(aggregation) == "median" else values.mean())
-
-
 def _make_cell(values: "Series", aggregation: str, scenario: str, rank: int | None) -> Cell:
     """Return what a method scores on a target."""
     known = values.dropna()
     return Cell(
-        value=_sum_up(values, aggregation),
-        interval=stats.bootstrap_interval(known.to_numpy(), _statistic(aggregation)),
+        value=sum_up(values, aggregation),
+        interval=stats.bootstrap_interval(known.to_numpy(), statistic_of(aggregation)),
         nb_tracks=len(known),
         nb_missing=len(values) - len(known),
         scenario=scenario,
         rank=rank,
         best=False,
-    )
-
-
-def _align(*columns: "Series") -> list[NDArray[np.float64]]:
-    """Return the values of all tracks that any of the columns has, nan where one has it not."""
-    import pandas as pd
-
-    return list(pd.concat(columns, axis="columns").to_numpy().T)
-
-
-def _rank(target: str, names: list[str], columns: list["Series"]) -> Ranking:
-    """Return the tests among methods that were scored alike."""
-    values = np.stack(_align(*columns), axis=1)
-    p_values = stats.compare_all(values)
-    return Ranking(
-        target=target,
-        methods=tuple(names),
-        p_values={(names[i], names[k]): float(p_values[i, k]) for i, k in combinations(range(len(names)), 2)},
-        friedman=stats.friedman(values) if len(names) > 2 else None,
-    )
-
-
-def _is_best(name: str, ahead: dict[str, float], ranking: Ranking) -> bool:
-    """Return whether a method is significantly better than all the others, by `stats.TIE_DB` or more."""
-    if ranking.friedman is not None and not ranking.friedman.p_value < stats.LEVEL:
-        return False
-    return all(
-        difference >= stats.TIE_DB and ranking.find_p(name, other) < stats.LEVEL for other, difference in ahead.items()
     )
 
 

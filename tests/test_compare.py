@@ -1,7 +1,6 @@
 """Methods side by side: values, ranks, tests, and what may not stand together."""
 
 import math
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import numpy as np
 import pytest
 
 from musdbkit import musdb18, scores, sisec18, stats
-from musdbkit.compare import Comparison, Ranking, _is_best, compare
+from musdbkit.compare import Comparison, compare
 from musdbkit.errors import DatasetError, ParameterError
 from musdbkit.methods import Method, load_methods
 from tests.museval_json import write_submission, write_track, write_values
@@ -137,7 +136,7 @@ def test_together_only_common_tracks_count(tmp_path: Path, tracks: np.ndarray) -
     assert together.cells["a"]["vocals"].nb_tracks == 40
     assert together.cells["a"]["vocals"].value == pytest.approx(np.median(tracks[:40]), abs=1e-5)
     assert together.pairs["b"]["vocals"].wins == 40
-    assert "only the 40 tracks that all have are counted" in together.notes
+    assert "only tracks that all have are counted: 40" in together.notes
     other = write_column(tmp_path / "other", tracks[:1], names=("Z",))
     with pytest.raises(DatasetError, match="a: no track is in all the scores"):
         run(a, other, together=True)
@@ -325,18 +324,6 @@ def test_targets_are_ranked_on_the_same_tracks_only(tmp_path: Path, tracks: np.n
     assert "only tracks that all have are counted: vocals 10, bass 50" in together.notes
     assert together.cells["other"]["vocals"].best
     assert together.pairs["partial"]["vocals"].losses == 10
-
-
-def test_best_needs_every_test_and_more_than_a_tie() -> None:
-    friedman = stats.Friedman(50, 9.0, 0.01, (1.0, 2.0, 3.0))
-    ranking = Ranking("vocals", ("a", "b", "c"), {("a", "b"): 0.5, ("a", "c"): 0.04, ("b", "c"): 0.0}, friedman)
-    ahead = {"a": 0.01, "b": 1.0}
-    assert _is_best("c", ahead, ranking)
-    assert not _is_best("c", ahead, replace(ranking, friedman=replace(friedman, p_value=0.05)))
-    assert not _is_best("c", ahead, replace(ranking, friedman=replace(friedman, p_value=math.nan)))
-    assert not _is_best("c", ahead | {"a": 0.009}, ranking)
-    assert not _is_best("c", ahead, replace(ranking, p_values=ranking.p_values | {("a", "c"): 0.05}))
-    assert _is_best("c", {"b": 1.0}, replace(ranking, methods=("b", "c"), friedman=None))
 
 
 def test_an_interval_is_that_of_the_aggregation(tmp_path: Path, tracks: np.ndarray) -> None:

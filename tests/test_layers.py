@@ -34,6 +34,7 @@ LAYERS = [
     "scoring",
     "stats",
     "methods",
+    "rankings",
     "compare",
     "comparison_tables",
     "excerpts",
@@ -143,7 +144,7 @@ def loaded(statement: str) -> set[str]:
     return HEAVY & {name.partition(".")[0] for name in result.stdout.rpartition("loaded")[2].split()}
 
 
-COMMANDS = [[], ["synth"], ["check"], ["convert"], ["make-csv"], ["oracle"], ["score"], ["compare"]]
+COMMANDS = [[], ["synth"], ["check"], ["convert"], ["make-csv"], ["oracle"], ["score"], ["compare"], ["report"]]
 COMMANDS += [["demo"], ["cache"]]
 COMMANDS += [["baselines", *command] for command in ([], ["train"], ["separate"], ["study"], ["import"])]
 
