@@ -4,7 +4,8 @@
     python examples/learn_synthetic.py OUT --full --device cuda     # the networks as published, on a GPU
 
 Prints the median SDR of each target for the mixture (the floor), the model and an ideal ratio mask (the ceiling of
-masking); exits with status 1 if the model is not between them for vocals and drums. Needs `musdbkit[baselines]`.
+masking), and writes a report of them, OUT/report.html; exits with status 1 if the model is not between them for vocals
+and drums. Needs `musdbkit[baselines]`.
 """
 
 import argparse
@@ -19,7 +20,10 @@ from baselines.separate import separate
 from baselines.train import Hardware, train
 from musdbkit import caching, musdb18, scores, scoring
 from musdbkit.cache_request import find_request
+from musdbkit.excerpts import cut_worst
+from musdbkit.methods import load_methods
 from musdbkit.oracle import oracle
+from musdbkit.report import report
 from musdbkit.synth import synth
 
 SMALL = {
@@ -87,6 +91,11 @@ def main() -> int:
     print(f"{'':8}{'mixture':>10}{'model':>10}{'IRM2':>10}")
     for target in musdb18.STEMS:
         print(f"{target:8}" + "".join(f"{sdr[name][target]:10.2f}" for name in ("mix", "model", "irm2")))
+    names = ("model", *METHODS)
+    methods = load_methods([options.out / "scores" / name for name in names])
+    sounds = cut_worst(methods, [estimates[name] for name in names], root)
+    page = report(methods, options.out / "report.html", excerpts=sounds.excerpts)
+    print(f"to read and to listen to: {page.path}")
     good = all(sdr["mix"][target] < sdr["model"][target] < sdr["irm2"][target] for target in ("vocals", "drums"))
     return 0 if good else 1
 

@@ -593,6 +593,52 @@ def compare(
 
 
 @app.command()
+def report(
+    paths: Scores,
+    out: Annotated[Path, typer.Option(help="The HTML file to write.")] = Path("report.html"),
+    metric: Annotated[str, typer.Option(metavar="M", help="SDR, ISR, SIR, SAR, uSDR, SI-SDR or SNR.")] = "SDR",
+    estimates: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="DIR", help="Estimates that were scored, to hear the worst seconds; once for each SCORES, in order."
+        ),
+    ] = None,
+    musdb: MusdbRoot = None,
+    jobs: Jobs = None,
+    backend: Backend = "loky",
+    scheduler: Scheduler = None,
+    force: Force = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Write one HTML page about scores, to read, click and hear: it needs no network and no other file."""
+    from musdbkit import excerpts
+    from musdbkit import report as module
+    from musdbkit.methods import load_methods
+    from musdbkit.tracks import default_root
+
+    if musdb is not None and not estimates:
+        raise typer.BadParameter("use it with --estimates", param_hint="--musdb")
+    methods = load_methods(paths)
+    sounds = excerpts.Sounds({}, {})
+    if estimates:
+        root = default_root(musdb)
+        say_paths(references=root)
+        parallel = make_parallel(jobs, backend, scheduler)
+        sounds = excerpts.cut_worst(methods, estimates, root, metric=metric, parallel=parallel)
+    written = module.report(methods, out, metric=metric, excerpts=sounds.excerpts, force=force, dry_run=dry_run)
+    if as_json:
+        print_json({"report": written, "failed": sounds.failed})
+    else:
+        typer.echo(f"{printable(written.path)}  ({written.status}, {format_size(written.nb_bytes)})")
+        if estimates:
+            typer.echo(f"excerpts of sound: {written.nb_excerpts}")
+        for note in written.notes:
+            typer.echo(f"note: {printable(note)}")
+    exit_failed(sounds.failed, "the report has no sound of it")
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write to.")] = Path("musdbkit-demo"),
     jobs: Jobs = None,

@@ -1,8 +1,8 @@
-"""The walk on real input: check, convert, make-csv, cache, oracle and score on a real excerpt and synthetic tracks.
+"""The walk on real input, from a real excerpt and synthetic tracks to the report of two oracles.
 
 The excerpt is the stem file that the stempeg package ships, found by its file: importing stempeg would need an ffmpeg
-program. Writes a dataset, its wav files, Spleeter's files, spectrograms, a picture of one, estimates and scores into
-one folder; a second run does only what is missing.
+program. Writes a dataset, its wav files, Spleeter's files, spectrograms, a picture of one, estimates, scores and a
+report into one folder; a second run does only what is missing.
 """
 
 import csv
@@ -22,7 +22,10 @@ from musdbkit.cache_request import Request, find_request, read_request
 from musdbkit.check import check, print_result
 from musdbkit.convert import convert
 from musdbkit.errors import MissingDependencyError, MusdbkitError, printable
+from musdbkit.excerpts import cut_worst
+from musdbkit.methods import load_methods
 from musdbkit.oracle import oracle
+from musdbkit.report import report
 from musdbkit.scoring import find_references, score
 from musdbkit.scoring import print_result as print_scores
 from musdbkit.spleeter_files import make_csv
@@ -127,6 +130,26 @@ def demo(out: Path, console: "Console", *, parallel: Parallel) -> None:
         _stop_at(scored.failed)
         print_scores(scored, console)
 
+    estimates = [out / "estimates" / method for method in ORACLES]
+    scored_folders = [folder.with_name(f"{folder.name}-scores") for folder in estimates]
+    page = out / "report.html"
+    _head(
+        console,
+        f"musdbkit report {' '.join(map(str, scored_folders))} --out {page} --musdb {wav} "
+        + " ".join(f"--estimates {folder}" for folder in estimates),
+        "who is better, on which tracks, in which seconds, and how it sounds",
+    )
+    methods = load_methods(scored_folders)
+    sounds = cut_worst(methods, estimates, wav, parallel=parallel)
+    _stop_at(sounds.failed)
+    written = report(methods, page, excerpts=sounds.excerpts)
+    console.print(
+        f"{written.nb_bytes / 1e6:.1f} MB, {written.nb_excerpts} excerpts to hear: open it in a browser",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+
     _head(console, "Next", f"all of this took {time.perf_counter() - start:.0f} s; with MUSDB18 on disk:")
     for line in (
         "export MUSDB_PATH=/path/to/musdb18",
@@ -135,8 +158,10 @@ def demo(out: Path, console: "Console", *, parallel: Parallel) -> None:
         "musdbkit make-csv --stems 2",
         "musdbkit cache musdb_2stems.json",
         "musdbkit score estimates/",
+        "musdbkit report estimates-scores --estimates estimates/",
     ):
         console.print(f"  {line}", markup=False, highlight=False)
+    console.print(f"The report is {printable(page)}.", markup=False, soft_wrap=True)
     console.print(f"Everything is in {printable(out)}; remove it when you have seen it.", markup=False, soft_wrap=True)
 
 

@@ -43,6 +43,10 @@ def test_demo_makes_what_it_says(run_cli: Run, tmp_path: Path) -> None:
     assert image.shape == (675, 1350, 4)
     top, bottom = image[100:150, 200:1100, :3].mean(), image[550:600, 200:1100, :3].mean()
     assert top < 0.1 < 0.3 < bottom  # AAC holds nothing above 16 kHz, music most below 2
+    assert "The report is out/report.html." in result.stdout
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "The Easton Ellises - Falcon 69" in page
+    assert 5_000_000 < len(page) < 12_000_000
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
     assert run_cli("demo", "out").returncode == 0
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()} == before

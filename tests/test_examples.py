@@ -70,7 +70,10 @@ def test_learn_synthetic(tmp_path: Path, environment: dict[str, str]) -> None:
     command = [sys.executable, REPOSITORY / "examples" / "learn_synthetic.py", tmp_path, "--steps", "200"]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr[-2000:]
-    rows = {words[0]: [float(word) for word in words[1:]] for words in map(str.split, result.stdout.splitlines()[3:])}
+    *rest, last = result.stdout.splitlines()[3:]
+    rows = {words[0]: [float(word) for word in words[1:]] for words in map(str.split, rest)}
+    assert last == f"to read and to listen to: {tmp_path / 'report.html'}"
+    assert "oracle, a ceiling" in (tmp_path / "report.html").read_text(encoding="utf-8")
     for target in ("vocals", "drums"):
         floor, model, ceiling = rows[target]
         assert floor < model < ceiling

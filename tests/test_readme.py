@@ -13,6 +13,7 @@ from typer.main import get_command
 from baselines.cli import app as baselines
 from musdbkit.cli import app
 from musdbkit.synth import synth
+from tests.museval_json import write_values
 
 REPOSITORY = Path(__file__).parent.parent
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -59,8 +60,10 @@ def test_every_command_is_in_the_readme() -> None:
 
 def test_python_examples_run(tmp_path: Path) -> None:
     codes = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(codes) == 3
+    assert len(codes) == 4
     synth(tmp_path / "musdb18", train=2, valid=1, test=0, seconds=12.5)
+    for name in ("estimates-scores", "other-scores"):
+        write_values(tmp_path / name, {"A": {"vocals": 1.0, "bass": 3.0}, "B": {"vocals": 2.0, "bass": 4.0}})
     for code in codes:
         command = [sys.executable, "-c", code]
         subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": str(REPOSITORY)}, check=True, capture_output=True)

@@ -1,6 +1,5 @@
 """Templates are found from a plain checkout, a wheel and an editable install."""
 
-import json
 import shutil
 import subprocess
 import sys
@@ -14,15 +13,15 @@ from musdbkit import templates
 from musdbkit.errors import MusdbkitError
 
 REPOSITORY = Path(__file__).parent.parent
-NAMES = ["spleeter_2stems.json", "spleeter_4stems.json"]
+NAMES = ["report.css", "report.html.j2", "report.js", "spleeter_2stems.json", "spleeter_4stems.json"]
 
 
 def read_in_child(folder: Path, site: Path) -> str:
     """Return where musdbkit was loaded from in a child process, after it has read the templates."""
     code = (
         f"import site; [site.addsitedir(folder) for folder in ({str(site)!r}, {sysconfig.get_path('purelib')!r})]\n"
-        "import json, baselines, musdbkit\nfrom musdbkit import templates\n"
-        f"[json.loads(templates.read(name)) for name in {NAMES!r}]\nprint(musdbkit.__file__)"
+        "import baselines, musdbkit\nfrom musdbkit import templates\n"
+        f"[templates.read(name) for name in {NAMES!r}]\nprint(musdbkit.__file__)"
     )
     result = subprocess.run(  # -S: an installed musdbkit must not come first
         [sys.executable, "-I", "-S", "-c", code], cwd=folder, capture_output=True, text=True, check=False
@@ -55,7 +54,7 @@ def build(checkout: Path, kind: str) -> Path:
 
 def test_plain_checkout() -> None:
     for name in NAMES:
-        assert json.loads(templates.read(name)) == json.loads((REPOSITORY / "templates" / name).read_text())
+        assert templates.read(name) == (REPOSITORY / "templates" / name).read_text(encoding="utf-8")
 
 
 def test_wheel(checkout: Path, tmp_path: Path) -> None:
