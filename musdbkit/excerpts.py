@@ -185,8 +185,8 @@ def cut_worst(
             method.table,
             metric,
             nb_seconds=_NB_SECONDS,
-            hop_seconds=protocol.hop_seconds or 1.0,
-            window_seconds=protocol.window_seconds or 1.0,
+            hop_seconds=protocol.seconds[1],
+            window_seconds=protocol.seconds[0],
         )
         durations = find_durations(folder, root, method.protocol.tracks, subset=subset)
         spans = plan(seconds, durations, budget_bytes=budget_bytes // len(estimates))

@@ -52,6 +52,12 @@ class Protocol:
     document: dict[str, Any] | None
 
     @property
+    def seconds(self) -> tuple[float, float]:
+        """Length and distance of the frames in seconds: 1 where the length, the length where the distance lacks."""
+        length = self.window_seconds or 1.0
+        return length, self.hop_seconds or length
+
+    @property
     def window(self) -> str | None:
         """The frames as text."""
         if self.window_seconds is None:

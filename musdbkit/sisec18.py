@@ -5,6 +5,7 @@ dB, which is the aggregation `sisec18` of `scores`. Writes nothing.
 """
 
 import csv
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Final
@@ -41,3 +42,8 @@ def read_medians() -> dict[str, dict[str, dict[str, float]]]:
 def covers(tracks: frozenset[str]) -> bool:
     """Return whether tracks are those that the campaign scored, all of MUSDB18's subset test."""
     return tracks == frozenset(musdb18.TEST_TRACKS)
+
+
+def find_submissions(methods: Iterable[str]) -> list[str]:
+    """Return those of the campaign's methods that are neither the floor nor a ceiling."""
+    return [name for name in methods if name != FLOOR and name not in CEILINGS]

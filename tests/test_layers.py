@@ -38,6 +38,8 @@ LAYERS = [
     "compare",
     "comparison_tables",
     "excerpts",
+    "report_data",
+    "report_text",
     "report",
     "check",
     "demo",
