@@ -60,7 +60,7 @@ def requests(driver: Any) -> list[str]:
     return [url for url in urls if not url.startswith(("data:", "blob:"))]
 
 
-def wait(condition: Callable[[], Any], seconds: float = 10.0) -> Any:
+def wait(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
     """Return what a condition gives once it is true."""
     stop = time.monotonic() + seconds
     while not (found := condition()):

@@ -378,9 +378,9 @@ def test_paper_shows_all(page: Driver) -> None:
     assert not find(page, "#player").is_displayed()
     assert not find(page, ".theme").is_displayed()
     assert all(table.is_displayed() for table in page.find_elements("css selector", "details:not(.noprint) table"))
-    assert all(
-        plot.find_elements("css selector", "svg.main-svg") for plot in page.find_elements("css selector", ".plot")
-    )
+    plots = page.find_elements("css selector", ".plot")
+    assert plots
+    wait(lambda: all(plot.find_elements("css selector", "svg.main-svg") for plot in plots))
     assert colours(page)[0] == "rgb(255, 255, 255)"
     page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
     wait(lambda: page.find_elements("css selector", "details:not([open])"))
