@@ -512,7 +512,9 @@ def test_a_library_without_mp3_is_named(case: Case, monkeypatch: pytest.MonkeyPa
 
 def make_method(name: str, frame: pd.DataFrame, subset: str | None = "test") -> Method:
     """Return a method that was scored by windows of half a second."""
-    return Method(name, Path(name), frame, Protocol("museval", 0.5, 0.5, "v4", subset, None, None, frozenset("AB"), None))
+    return Method(
+        name, Path(name), frame, Protocol("museval", 0.5, 0.5, "v4", subset, None, None, frozenset("AB"), None)
+    )
 
 
 def test_the_worst_of_methods_is_cut_worst_first(case: Case) -> None:
