@@ -6,8 +6,8 @@ Conventions: values are in dB. One metric and one aggregation at a time: each tr
 up, and methods are compared track by track. `rankings` says which are ranked together, and what is significant.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pandas import Series
 
 FEW_TRACKS: Final = 10
-"""With fewer tracks a comparison says little."""
+"""With fewer tracks a comparison says little, and that is noted."""
 
 _PAIR: Final = "+".join(scores.PAIR)
 
@@ -36,18 +36,24 @@ class Cell:
     interval : its 95 % bootstrap interval, of tracks drawn with replacement.
     nb_tracks : tracks with a value.
     nb_missing : tracks that were scored and have none: silent, or every frame was dropped.
+    nb_infinite : tracks that were scored and have none, since their frames are infinite and the aggregation leaves
+        these out.
     scenario : the targets that were evaluated together, as `vocals+accompaniment`.
     rank : from 1 for the best, among the methods that it is ranked with; None where it has no rank.
-    best : whether it is significantly better than all others of its rank.
+    best : whether it is significantly better than all others that it is ranked with.
+    apart : whether it is in another scenario or of other tracks than the first of its group that has the target, so
+        that it is ranked apart from that.
     """
 
     value: float
     interval: stats.Interval
     nb_tracks: int
     nb_missing: int
+    nb_infinite: int
     scenario: str
     rank: int | None
     best: bool
+    apart: bool
 
 
 @dataclass(frozen=True)
@@ -75,7 +81,7 @@ class Comparison:
     differences : in what protocols differ, as `methods.find_differences` returns it.
     cells : by method and target; a target that a method lacks is not there.
     baselines : by method and target, the method that it is compared with: the first that was scored alike and is no
-        bound.
+        bound, of bounds the floor.
     pairs : by method and target, its comparison with that baseline.
     rankings : of each target, where at least two methods were scored alike.
     changes : by method, the tracks with the largest gains and losses against the baseline, by target.
@@ -112,7 +118,8 @@ def compare(
 
     Parameters
     ----------
-    methods : one or more. The first of those that are ranked together is the baseline of the others.
+    methods : one or more. The first of those that are ranked together is the baseline of the others; oracles, which are
+        bounds, are no baseline of methods.
     metric : one of `scores.FRAME_METRICS` or `scores.TRACK_METRICS`, in any case.
     aggregation : one of `scores.AGGREGATIONS` that is made of this metric; the first such by default.
     together : rank methods together that were scored unlike; then only tracks count that all of them have.
@@ -140,6 +147,7 @@ def compare(
         values, notes = keep_common(values, targets)
         if not any(len(each) for by_target in values.values() for each in by_target.values()):
             raise DatasetError(f"{methods[0].path}: no track is in all the scores, expected some to rank them together")
+    infinite = {method.name: _count_infinite(method, metric, aggregation, values[method.name]) for method in methods}
     standing = rank_all(groups, targets, values, scenarios, aggregation, together)
     pairs = {
         name: {
@@ -150,13 +158,21 @@ def compare(
     }
     cells = {
         name: {
-            target: _make_cell(each, aggregation, scenarios[name][target], standing.ranks.get((name, target)))
+            target: Cell(
+                value=sum_up(each, aggregation),
+                interval=stats.bootstrap_interval(each, statistic_of(aggregation)),
+                nb_tracks=int(each.notna().sum()),
+                nb_missing=int(each.isna().sum()) - infinite[name].get(target, 0),
+                nb_infinite=infinite[name].get(target, 0),
+                scenario=scenarios[name][target],
+                rank=standing.ranks.get((name, target)),
+                best=(name, target) in standing.best,
+                apart=(name, target) in standing.apart,
+            )
             for target, each in by_target.items()
         }
         for name, by_target in values.items()
     }
-    for name, target in standing.best:
-        cells[name][target] = replace(cells[name][target], best=True)
     changes = {
         name: tuple(
             change
@@ -207,25 +223,25 @@ def _track_values(method: Method, metric: str, aggregation: str) -> dict[str, "S
     """Return a method's values by target, each a Series over tracks in order of their names."""
     table = method.table
     if metric not in set(table["metric"]):
-        found = ", ".join(table["metric"].unique())
-        advice = f"score with --metrics {metric.lower()}" if method.protocol.document else "museval wrote no others"
-        raise DatasetError(f"{method.path}: no {metric}, found {found}: {advice}")
+        others = list(table["metric"].unique())
+        advice = f"take --metric {others[0].lower()}"
+        if method.protocol.document is not None:
+            advice += f", or score with --metrics {metric.lower()}"
+        raise DatasetError(f"{method.path}: no {metric}, found {', '.join(others)}: {advice}")
     values = scores.track_values(table[table["metric"] == metric], aggregation)[metric]
     return {target: values.xs(target, level="target") for target in scores.order_targets(values.index.unique("target"))}
 
 
-def _make_cell(values: "Series", aggregation: str, scenario: str, rank: int | None) -> Cell:
-    """Return what a method scores on a target."""
-    known = values.dropna()
-    return Cell(
-        value=sum_up(values, aggregation),
-        interval=stats.bootstrap_interval(known.to_numpy(), statistic_of(aggregation)),
-        nb_tracks=len(known),
-        nb_missing=len(values) - len(known),
-        scenario=scenario,
-        rank=rank,
-        best=False,
-    )
+def _count_infinite(method: Method, metric: str, aggregation: str, values: Mapping[str, "Series"]) -> dict[str, int]:
+    """Return by target how many tracks have no value, but infinite frames that the aggregation leaves out."""
+    rows = scores.used_rows(method.table, aggregation)
+    rows = rows[(rows["metric"] == metric) & np.isinf(rows["value"])]
+    found = {target: set(part) for target, part in rows["track"].groupby(rows["target"])}
+    return {
+        target: len(found[target].intersection(each.index[each.isna()]))
+        for target, each in values.items()
+        if target in found
+    }
 
 
 def _find_changes(target: str, values: "Series", baseline: "Series", nb_changes: int) -> list[Change]:
@@ -286,7 +302,7 @@ def _find_reference(
         if (obstacle := _find_obstacle(method.protocol, counted)) is not None:
             obstacles.setdefault(obstacle, []).append(method.name)
     if not together and sum(map(len, obstacles.values())) == len(methods):
-        return {}, [f"SiSEC 2018's medians are not shown: {' and '.join(obstacles)}"]
+        return {}, [f"SiSEC 2018's medians are not shown: {obstacle}" for obstacle in obstacles]
     medians = {
         method: {target: by_target[target][metric] for target in targets if target in by_target}
         for method, by_target in sisec18.read_medians().items()
@@ -308,9 +324,10 @@ def _find_reference(
     alone = [name for name in order if "accompaniment" not in sisec18.read_medians()[name]]
     beside = [name for name, of in scenarios.items() if of.get("vocals", _PAIR) != _PAIR]
     if "vocals" in targets:
+        here = f", and here of {', '.join(beside)}," if beside else ""
         remarks.append(
-            f"SiSEC 2018: vocals of {', '.join([*alone, *beside])} are scored beside drums, bass and other, those of "
-            "all others against the accompaniment"
+            f"SiSEC 2018: vocals of {', '.join(alone)}{here} are scored beside drums, bass and other, those of all "
+            "others against the accompaniment"
         )
     return {name: shown[name] for name in order}, [*remarks, f"SiSEC 2018: {sisec18.SOURCE}"]
 
@@ -324,7 +341,7 @@ def _find_obstacle(protocol: Protocol, tracks: frozenset[str]) -> str | None:
         return None
     nb_tracks = len(musdb18.TEST_TRACKS)
     if not tracks <= set(musdb18.TEST_TRACKS):
-        return f"they are of MUSDB18's {nb_tracks} test tracks, and some of these tracks are none of them"
+        return f"they are of MUSDB18's {nb_tracks} test tracks, and some of these are not among them"
     return f"they are of MUSDB18's {nb_tracks} test tracks, and here are {len(tracks)}"
 
 
@@ -334,17 +351,25 @@ def _remark(methods: Sequence[Method], values: Values, cells: dict[str, dict[str
     for field, names in find_unrecorded(methods, metric).items():
         remarks.append(f"{field}: not recorded in {', '.join(names)}, taken to be as in the others")
     for method in methods:
+        remarks += [f"{method.name}: {note}" for note in method.notes]
+        of = f"of {_count(len(method.protocol.tracks), 'track')}"
         for target, cell in cells[method.name].items():
-            of = f"of {_count(len(method.protocol.tracks), 'track')}"
             if (nb_scored := len(values[method.name][target])) < len(method.protocol.tracks):
                 remarks.append(f"{method.name}: {target} was scored in {nb_scored} {of}")
             if cell.nb_missing:
                 remarks.append(
                     f"{method.name}: {target} has no value in {cell.nb_missing} {of}: silent, or every frame dropped"
                 )
-    nb_tracks = min((cell.nb_tracks for of in cells.values() for cell in of.values()), default=0)
-    if nb_tracks < FEW_TRACKS:
+            if cell.nb_infinite:
+                remarks.append(
+                    f"{method.name}: {target} has no value in {cell.nb_infinite} {of}: frames are infinite, which the "
+                    "aggregation leaves out"
+                )
+    ranked = [cell.nb_tracks for of in cells.values() for cell in of.values() if cell.rank is not None]
+    if (nb_tracks := min(ranked, default=FEW_TRACKS)) < stats.LEAST_TRACKS:
         remarks.append(f"{_count(nb_tracks, 'track')}: too few to tell methods apart")
+    elif nb_tracks < FEW_TRACKS:
+        remarks.append(f"{nb_tracks} tracks: only large differences can be found, which say little of other tracks")
     return remarks
 
 

@@ -29,6 +29,7 @@ _LATEX: Final = {
 
 
 _REFERENCE: Final = "SiSEC 2018"
+_DAGGER: Final = "\N{DAGGER}"
 _LEAST_P: Final = 0.001  # what is below is not told apart
 
 
@@ -102,14 +103,16 @@ def to_markdown(comparison: Comparison) -> str:
     """Return a comparison as Markdown with tables as GitHub reads them."""
     lines = [_markdown(line) + "  " for line in _head(comparison)]
     lines += ["", *_markdown_head("method", *comparison.targets)]
-    for title, row in ((title, row) for title, rows in _sections(comparison) for row in rows):
-        cells = [
-            (f"**{value}**" if target in row.best else value)
-            + (f" {_bracket(row.intervals[target])}" if target in row.intervals else "")
-            for target, value in row.values.items()
-        ]
-        name = f"{row.name} ({title})" if title else row.name
-        lines.append(f"| {' | '.join([_markdown(name), *cells])} |")
+    for title, rows in _sections(comparison):
+        if title:
+            lines.append(f"| *{title}* |{' |' * len(comparison.targets)}")
+        for row in rows:
+            cells = [
+                (f"**{value}**" if target in row.best else value)
+                + (f" {_bracket(row.intervals[target])}" if target in row.intervals else "")
+                for target, value in row.values.items()
+            ]
+            lines.append(f"| {' | '.join([_markdown(row.name), *cells])} |")
     lines += ["", *(f"{_markdown(line)}  " for line in _legend(comparison, "bold"))]
     for title, rows in _pair_lines(comparison).items():
         lines += ["", f"{_markdown(title)}, track by track:", "", *_markdown_head(*_PAIR_COLUMNS)]
@@ -261,10 +264,15 @@ def _row(name: str, comparison: Comparison) -> _Row:
     cells: dict[str, Cell] = comparison.cells[name]
     return _Row(
         name + _tags(comparison)[name],
-        {target: _format(cells[target].value if target in cells else None) for target in comparison.targets},
+        {target: _value(cells.get(target)) for target in comparison.targets},
         {target: cell.interval for target, cell in cells.items() if not math.isnan(cell.interval.low)},
         frozenset(target for target, cell in cells.items() if cell.best),
     )
+
+
+def _value(cell: Cell | None) -> str:
+    """Return what a method scores, with a dagger where it cannot stand beside the others in its column."""
+    return _format(None) if cell is None else _format(cell.value) + (_DAGGER if cell.apart else "")
 
 
 def _tags(comparison: Comparison) -> dict[str, str]:
@@ -278,8 +286,12 @@ def _legend(comparison: Comparison, mark: str) -> list[str]:
     lines = []
     if not all(math.isnan(cell.interval.low) for cell in cells):
         lines.append("in brackets: the 95 % bootstrap interval over tracks")
+    if any(cell.apart for cell in cells):
+        lines.append(
+            f"{_DAGGER}: scored otherwise than the first above it, and ranked apart: see the differences above"
+        )
     if any(cell.best for cell in cells):
-        lines.append(f"{mark}: significantly better than all others that it is ranked with, see below")
+        lines.append(f"{mark}: significantly better than all others that it is ranked with")
     elif any(p < stats.LEVEL for ranking in comparison.rankings for p in ranking.p_values.values()):
         lines.append("none is significantly better than all others that it is ranked with")
     elif comparison.rankings:
@@ -370,5 +382,6 @@ def _latex(text: str) -> str:
 
 
 def _minus(cell: str) -> str:
-    """Return a cell with a minus sign for its hyphen."""
+    """Return a cell with LaTeX's minus sign and dagger."""
+    cell = cell.replace(_DAGGER, r"$^\dagger$")
     return cell.replace("-", "$-$") if re.search(r"-\d", cell) else cell.replace("-inf", r"$-\infty$")

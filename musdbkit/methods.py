@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from musdbkit import musdb18, oracle, scores
+from musdbkit import musdb18, oracle, scores, sisec18
 from musdbkit.errors import DatasetError, ParameterError
 from musdbkit.scoring import read_protocol
 
@@ -76,12 +76,14 @@ class Method:
     path : the folder or file that its scores are from.
     table : the scores, see `scores`; tracks are named as the dataset names them.
     protocol : how they came about.
+    notes : what was left out.
     """
 
     name: str
     path: Path
     table: "DataFrame"
     protocol: Protocol
+    notes: tuple[str, ...] = ()
 
     @property
     def layouts(self) -> list[str]:
@@ -91,7 +93,12 @@ class Method:
 
     @property
     def bound(self) -> str | None:
-        """`floor` for the mixture as estimate, `ceiling` for an oracle that knows the stems, None for a method."""
+        """`floor` for the mixture as estimate, `ceiling` for an oracle that knows the stems, None for a method.
+
+        That is known of scores of `oracle`'s estimates, and of museval's JSON that is named as SiSEC 2018 names them.
+        """
+        if self.protocol.document is None:
+            return "floor" if self.name == sisec18.FLOOR else "ceiling" if self.name in sisec18.CEILINGS else None
         separation = _entry(self.protocol.document, "separation")
         if _entry(separation, "program") != oracle.PROGRAM:
             return None
@@ -262,10 +269,13 @@ def _load(name: str, path: Path) -> Method:
     if document is None and folder.resolve().name in musdb18.SUBSETS:  # a part of what `score` wrote
         document = read_protocol(folder.parent)
     windows: dict[str, scores.Windows] = {}
+    notes: list[str] = []
     if document is not None or path.name == "scores.csv" or (path / "scores.csv").is_file():
         table = scores.load(path)
     else:
         table, windows = scores.read_museval(path)
+        if (path / "test").is_dir() and any((path / "train").rglob("*.json")):
+            notes.append("its train tracks are left out, as museval does: name its folder train to compare these")
     if table.empty:
         raise DatasetError(f"{path}: no scores, expected at least those of one track: score again")
     names = {track: musdb18.canonical_name(track) for track in {*table["track"].unique(), *windows}}
@@ -274,7 +284,7 @@ def _load(name: str, path: Path) -> Method:
     table = table.assign(track=table["track"].map(names))
     tracks = frozenset(names.values())
     protocol = _infer(path, windows, tracks) if document is None else _read(document, tracks)
-    return Method(name, path, table, protocol)
+    return Method(name, path, table, protocol, tuple(notes))
 
 
 def _read(document: dict[str, Any], tracks: frozenset[str]) -> Protocol:

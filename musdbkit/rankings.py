@@ -56,8 +56,10 @@ class Standing:
     Attributes
     ----------
     rankings : of each target, where at least two methods were scored alike.
-    baselines : by method and target, the method to compare it with: the first that was scored alike and is no bound.
+    baselines : by method and target, the method to compare it with: the first that was scored alike and is no bound,
+        of bounds the floor.
     ranks : by method and target, from 1 for the greatest value.
+    apart : methods and targets that were scored otherwise than by the first method of the group that has the target.
     best : methods and targets where one is significantly better than all others that it is ranked with.
     notes : where values and tests of tracks disagree.
     """
@@ -65,6 +67,7 @@ class Standing:
     rankings: list[Ranking]
     baselines: dict[str, dict[str, str]]
     ranks: dict[tuple[str, str], int]
+    apart: list[tuple[str, str]]
     best: list[tuple[str, str]]
     notes: list[str]
 
@@ -88,14 +91,16 @@ def rank_all(
     aggregation : one of `scores.AGGREGATIONS`, by which values are summed up.
     together : whether to rank methods of a group together whatever the scenario and tracks.
     """
-    standing = Standing([], {method.name: {} for group in groups for method in group}, {}, [], [])
+    standing = Standing([], {method.name: {} for group in groups for method in group}, {}, [], [], [])
     for group in groups:
-        for target, alike in _find_alike(group, targets, values, scenarios, together):
-            ranked = [method for method in alike if not method.bound] or alike
+        for target, i, alike in _find_alike(group, targets, values, scenarios, together):
+            standing.apart.extend((method.name, target) for method in alike if i)
+            first = min(alike, key=lambda method: (None, "floor", "ceiling").index(method.bound))
             for method in alike:
-                if method is not ranked[0]:
-                    standing.baselines[method.name][target] = ranked[0].name
-            names = [method.name for method in ranked if values[method.name][target].notna().any()]
+                if method is not first:
+                    standing.baselines[method.name][target] = first.name
+            ranked = [method.name for method in alike if not method.bound]
+            names = [name for name in ranked if values[name][target].notna().any()]
             if len(names) < 2:
                 continue
             ranking = _rank(target, names, [values[name][target] for name in names])
@@ -162,8 +167,8 @@ def _find_alike(
     values: Values,
     scenarios: dict[str, dict[str, str]],
     together: bool,
-) -> Iterator[tuple[str, list[Method]]]:
-    """Yield targets with the methods, two or more, that scored them in one scenario and on the same tracks.
+) -> Iterator[tuple[str, int, list[Method]]]:
+    """Yield targets with the methods that scored them in one scenario and on the same tracks, numbered from 0.
 
     On request it may be any scenario, and tracks are those that all have.
     """
@@ -173,9 +178,8 @@ def _find_alike(
             if target in values[method.name]:
                 kind = (scenarios[method.name][target], frozenset(values[method.name][target].index))
                 by_kind.setdefault(None if together else kind, []).append(method)
-        for alike in by_kind.values():
-            if len(alike) > 1:
-                yield target, alike
+        for i, alike in enumerate(by_kind.values()):
+            yield target, i, alike
 
 
 def _rank(target: str, names: list[str], columns: list["Series"]) -> Ranking:

@@ -166,6 +166,9 @@ def test_a_target_is_ranked_within_its_scenario(tmp_path: Path) -> None:
         }
     }
     assert comparison.baselines["four2"]["vocals"] == "four"
+    apart = {name for name, of in comparison.cells.items() if "vocals" in of and of["vocals"].apart}
+    assert apart == {"four", "four2"}
+    assert not any(cell.apart for of in comparison.cells.values() for target, cell in of.items() if target != "vocals")
     assert comparison.baselines["all"] == {
         **{"vocals": "two", "accompaniment": "two"},
         **dict.fromkeys(("drums", "bass", "other"), "four"),
@@ -183,8 +186,10 @@ def test_oracles_have_no_rank_beside_methods(tmp_path: Path) -> None:
     assert {name: of["vocals"] for name, of in comparison.baselines.items() if of} == {
         **{"floor": "a", "b": "a", "ceiling": "a"}  # the first that is no bound
     }
-    alone = run(tmp_path / "floor", tmp_path / "ceiling")
-    assert {ranking.methods for ranking in alone.rankings} == {("floor", "ceiling")}
+    alone = run(tmp_path / "ceiling", tmp_path / "floor")  # which is the baseline in any order
+    assert alone.rankings == ()
+    assert set(alone.pairs["ceiling"]) == {*FOUR, "accompaniment"}
+    assert not alone.pairs["floor"]
 
 
 def test_changes_are_the_largest_each_way(tmp_path: Path) -> None:
@@ -230,7 +235,7 @@ def test_reference_stands_beside_the_same_tracks_only(tmp_path: Path, tracks: np
     mine = write_column(tmp_path / "mine", tracks)
     assert run(some).reference == run(mine).reference == {}
     assert any("MUSDB18's 50 test tracks, and here are 7" in note for note in run(some).notes)
-    assert any("some of these tracks are none of them" in note for note in run(mine).notes)
+    assert any("some of these are not among them" in note for note in run(mine).notes)
     assert any(note.startswith("SiSEC 2018's medians are not shown") for note in run(some).notes)
     forced = run(some, together=True)
     assert forced.reference["TAK1"] == {"vocals": 6.6}
@@ -252,16 +257,13 @@ def test_wrong_requests_are_named(tmp_path: Path, tracks: np.ndarray) -> None:
         compare(methods, aggregation="mdx")
     with pytest.raises(ParameterError, match="'best' is no aggregation"):
         compare(methods, aggregation="best")
-    with pytest.raises(DatasetError, match="a: no uSDR, found SDR: museval wrote no others"):
+    with pytest.raises(DatasetError, match="a: no uSDR, found SDR: take --metric sdr"):
         compare(methods, metric="usdr")
 
 
-def test_few_tracks_are_said_to_be_few(tmp_path: Path) -> None:
-    comparison = run(write_column(tmp_path / "a", np.array([1.0]), names=("A",)))
-    assert "1 track: too few to tell methods apart" in comparison.notes
-    cell = comparison.cells["a"]["vocals"]
-    assert cell.value == 1
-    assert isinstance(cell.interval, stats.Interval)
+def test_one_track_has_a_value_and_no_interval(tmp_path: Path) -> None:
+    cell = run(write_column(tmp_path / "a", np.array([1.0]), names=("A",))).cells["a"]["vocals"]
+    assert (cell.value, cell.nb_tracks) == (1, 1)
     assert math.isnan(cell.interval.low)
 
 
@@ -363,13 +365,18 @@ def test_reference_stands_beside_the_same_protocol_only(tmp_path: Path, changes:
 def test_reference_names_who_was_scored_in_another_scenario(tmp_path: Path) -> None:
     write_submission(tmp_path / "mine", "HEL1")
     (note,) = [note for note in run(tmp_path / "mine").notes if "scored beside" in note]
-    assert "HEL1, mine are scored beside drums, bass and other, those of all others against the accompan" in note
+    assert "HEL1, and here of mine, are scored beside drums, bass and other, those of all others against" in note
 
 
-@pytest.mark.parametrize(("number", "few"), [(9, True), (10, False)])
-def test_from_ten_tracks_on_they_are_not_few(tmp_path: Path, tracks: np.ndarray, number: int, few: bool) -> None:
-    path = write_column(tmp_path / "a", tracks[:number], names=NAMES[:number])
-    assert (f"{number} tracks: too few to tell methods apart" in run(path).notes) == few
+@pytest.mark.parametrize(("number", "said"), [(5, "too few"), (6, "only large"), (9, "only large"), (10, "")])
+def test_few_tracks_are_said_to_be_few(tmp_path: Path, tracks: np.ndarray, number: int, said: str) -> None:
+    names = NAMES[:number]
+    paths = [write_column(tmp_path / name, tracks[:number] + i, names=names) for i, name in enumerate("ab")]
+    (note,) = [note for note in run(*paths).notes if note.startswith(f"{number} tracks: ")] or [""]
+    assert said in note
+    assert bool(said) == bool(note)
+    assert run(*paths).cells["b"]["vocals"].best == (number >= stats.LEAST_TRACKS)
+    assert not any(note.startswith(f"{number} track") for note in run(paths[0]).notes)  # nothing is told apart
 
 
 def test_what_is_not_recorded_is_said(tmp_path: Path) -> None:
@@ -387,3 +394,40 @@ def test_whole_tracks_are_ranked_together_whatever_the_windows(tmp_path: Path) -
     paths = (tmp_path / "a", tmp_path / "b")
     assert [ranking.target for ranking in run(*paths, metric="usdr").rankings] == ["vocals"]
     assert run(*paths).rankings == ()
+
+
+@pytest.mark.parametrize(("name", "bound"), [("MIX", "floor"), ("IRM2", "ceiling"), ("MWF", "ceiling"), ("TAK1", None)])
+def test_oracles_of_sisec_are_bounds(tmp_path: Path, name: str, bound: str | None) -> None:
+    write_submission(tmp_path / name, name)
+    write_submission(tmp_path / "UHL3", "UHL3")
+    first, _ = load_methods([tmp_path / name, tmp_path / "UHL3"])
+    assert first.bound == bound
+    assert bool(run(tmp_path / name, tmp_path / "UHL3").rankings) == (bound is None)
+    (renamed,) = load_methods([f"mine={tmp_path / name}"])
+    assert renamed.bound is None
+
+
+def test_infinite_tracks_are_not_called_silent(tmp_path: Path) -> None:
+    write_ours(tmp_path / "a", NAMES)
+    lines = (tmp_path / "a" / "scores.csv").read_text().splitlines()
+    changed = [
+        line.removesuffix("1.0") + "inf" if line.startswith(("T00,drums", "T01,drums")) else line for line in lines
+    ]
+    changed = [line.removesuffix("1.0") if line.startswith("T02,drums") else line for line in changed]
+    (tmp_path / "a" / "scores.csv").write_text("\n".join(changed) + "\n")
+    comparison = run(tmp_path / "a")
+    cell = comparison.cells["a"]["drums"]
+    assert (cell.nb_tracks, cell.nb_missing, cell.nb_infinite) == (47, 1, 2)
+    assert "a: drums has no value in 1 of 50 tracks: silent, or every frame dropped" in comparison.notes
+    assert any(
+        note.startswith("a: drums has no value in 2 of 50 tracks: frames are infinite") for note in comparison.notes
+    )
+
+
+def test_train_tracks_beside_test_tracks_are_said_to_be_left_out(tmp_path: Path, tracks: np.ndarray) -> None:
+    path = write_column(tmp_path / "a", tracks)
+    assert not any("left out" in note for note in run(path).notes)
+    write_values(path, {"Z": {"vocals": 1.0}}, subset="train")
+    comparison = run(path)
+    assert any(note.startswith("a: its train tracks are left out") for note in comparison.notes)
+    assert comparison.cells["a"]["vocals"].nb_tracks == 50
