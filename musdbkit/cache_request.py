@@ -8,6 +8,7 @@ as Spleeter takes them.
 """
 
 import contextlib
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -75,12 +76,17 @@ class Request:
     reserved: tuple[Path, ...] = ()
 
 
+def find_folders(out: Path) -> list[Path]:
+    """Return the folders below one that hold a track's record, also while other runs make and remove folders there."""
+    return sorted(Path(folder) for folder, _, names in os.walk(out) if RECORD in names)  # rglob fails at removed ones
+
+
 def find_dtype(out: Path) -> str:
     """Return the dtype of the cache in a folder, which may be unfinished; `float16` where there is none."""
     try:
         return read_index(out).parameters.dtype
     except DatasetError:
-        records = (read_record(path.parent) for path in sorted(out.rglob(RECORD)))
+        records = (read_record(folder) for folder in find_folders(out))
         return next((record.parameters.dtype for record in records if record is not None), DTYPES[0])
 
 

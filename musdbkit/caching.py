@@ -37,7 +37,7 @@ from musdbkit.cache import (
     read_record,
 )
 from musdbkit.cache_arrays import array_bytes, array_shape, identify, write_array
-from musdbkit.cache_request import Request, Wanted
+from musdbkit.cache_request import Request, Wanted, find_folders
 from musdbkit.convert import (
     NEW,
     OLD,
@@ -205,7 +205,7 @@ def build(
         if prune and not result.failed:  # of a track that failed, nothing is known to be out of use
             result = replace(result, failed=_prune(out, request, result.unused), pruned=True)
     finally:
-        parents = {job.folder.parent for job in jobs} | {path.parent.parent for path in out.rglob(RECORD)}
+        parents = {job.folder.parent for job in jobs} | {folder.parent for folder in find_folders(out)}
         remove_partials({out, *parents})
     return result
 

@@ -1,14 +1,16 @@
 """What a spectrogram cache is to hold: configurations, CSVs, names, folders and datasets."""
 
+import os
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 import pytest
 
 from musdbkit import cache_request
-from musdbkit.cache import Parameters, open_cache
-from musdbkit.cache_request import find_request, read_request
+from musdbkit.cache import RECORD, Parameters, open_cache
+from musdbkit.cache_request import find_folders, find_request, read_request
 from musdbkit.caching import build
 from musdbkit.errors import DatasetError, MusdbkitError, ParameterError
 from tests.sites import ONE, SIGNALS, SMALL, Site, magnitudes, statuses
@@ -218,3 +220,18 @@ def test_the_first_track_decides_nothing(site: Site, fault: str) -> None:
     result = site.build(request)
     assert list(result.failed) == ["A"]
     assert list(result.tracks) == ["B", "C"]
+
+
+def test_folders_are_found_while_others_come_and_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b/c", "gone"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / RECORD).touch()
+    scandir = os.scandir
+
+    def vanish(path: str) -> Any:
+        if Path(path).name == "gone":
+            raise FileNotFoundError(2, "No such file or directory", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", vanish)
+    assert find_folders(tmp_path) == [tmp_path / "a", tmp_path / "b" / "c"]
