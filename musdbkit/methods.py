@@ -259,7 +259,8 @@ def _find_names(path: Path) -> list[str]:
         own = [method.removesuffix("-scores") or method, f"{method}/{last}"]
     else:
         own = [last.removesuffix("-scores") or last]
-    return own + ["/".join([*parts[-i:], own[-1]]) for i in range(1, len(parts) + 1)]
+    longer = ["/".join([*parts[-i:], own[-1]]) for i in range(1, len(parts) + 1)]
+    return [*own, *longer[:-1], *(f"/{name}" for name in longer[-1:])]
 
 
 def _load(name: str, path: Path) -> Method:

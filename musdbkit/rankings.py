@@ -9,6 +9,7 @@ more methods Friedman's p, too. Targets are tested each by itself: with five tar
 four tables shows one. Oracles are bounds and have no rank beside methods.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -150,8 +151,11 @@ def statistic_of(aggregation: str) -> Literal["median", "mean"]:
 
 def sum_up(values: "Series", aggregation: str) -> float:
     """Return the value of a method, nan where no track has one."""
+    known = values.dropna()
+    if known.empty:
+        return math.nan
     with np.errstate(invalid="ignore"):  # of infinities of both signs
-        return float(values.median() if statistic_of(aggregation) == "median" else values.mean())
+        return float(known.median() if statistic_of(aggregation) == "median" else known.mean())
 
 
 def align_tracks(*columns: "Series") -> list[NDArray[np.float64]]:

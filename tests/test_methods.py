@@ -147,7 +147,7 @@ def test_names_are_unique(tmp_path: Path) -> None:
     assert [m.name for m in load(paths[3] / "test", paths[3] / "train")] == ["other/test", "other/train"]
     with pytest.raises(ParameterError, match="mine: the name of two methods, expected another for each: NAME=PATH"):
         load(f"mine={paths[0]}", f"mine={paths[1]}")
-    with pytest.raises(ParameterError, match="umx: the name of two methods"):
+    with pytest.raises(ParameterError, match=f"{paths[0].parent}/umx: the name of two methods"):
         load(paths[0], paths[0])
 
 
