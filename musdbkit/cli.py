@@ -67,9 +67,17 @@ MusdbWavRoot = Annotated[
 Scores = Annotated[
     list[str],
     typer.Argument(
-        metavar="SCORES...", help="Folders of scores, ours or museval's JSON of any origin; NAME=FOLDER names one."
+        metavar="SCORES...",
+        help="Folders that score wrote, or of museval's JSON of any origin; NAME=FOLDER gives one a name.",
     ),
 ]
+Metric = Annotated[str, typer.Option(metavar="M", help="SDR, ISR, SIR, SAR, uSDR, SI-SDR or SNR.")]
+Aggregation = Annotated[
+    Literal["sisec18", "demucs-mean", "mdx", "track-mean"] | None,
+    typer.Option(help="How frames and tracks are summed up; sisec18 for metrics of frames by default."),
+]
+Together = Annotated[bool, typer.Option("--together", help="Rank together what was scored under unlike protocols.")]
+Reference = Annotated[bool, typer.Option(help="Show SiSEC 2018's medians, where they can stand beside.")]
 
 
 @app.callback()
@@ -550,18 +558,13 @@ def score(
 @app.command()
 def compare(
     paths: Scores,
-    metric: Annotated[str, typer.Option(metavar="M", help="SDR, ISR, SIR, SAR, uSDR, SI-SDR or SNR.")] = "SDR",
-    aggregation: Annotated[
-        Literal["sisec18", "demucs-mean", "mdx", "track-mean"] | None,
-        typer.Option(help="How frames and tracks are summed up; sisec18 for metrics of frames by default."),
-    ] = None,
+    metric: Metric = "SDR",
+    aggregation: Aggregation = None,
     output: Annotated[
         Literal["text", "markdown", "latex", "json"], typer.Option("--format", help="What to print.")
     ] = "text",
-    together: Annotated[
-        bool, typer.Option("--together", help="Rank together what was scored under unlike protocols.")
-    ] = False,
-    reference: Annotated[bool, typer.Option(help="Show SiSEC 2018's medians, where they can stand beside.")] = True,
+    together: Together = False,
+    reference: Reference = True,
     changes: Annotated[
         int, typer.Option(min=0, metavar="N", help="Tracks with the largest gains, and losses, of each target.")
     ] = 3,
@@ -596,7 +599,10 @@ def compare(
 def report(
     paths: Scores,
     out: Annotated[Path, typer.Option(help="The HTML file to write.")] = Path("report.html"),
-    metric: Annotated[str, typer.Option(metavar="M", help="SDR, ISR, SIR, SAR, uSDR, SI-SDR or SNR.")] = "SDR",
+    metric: Metric = "SDR",
+    aggregation: Aggregation = None,
+    together: Together = False,
+    reference: Reference = True,
     estimates: Annotated[
         list[Path] | None,
         typer.Option(
@@ -626,7 +632,17 @@ def report(
         say_paths(references=root)
         parallel = make_parallel(jobs, backend, scheduler)
         sounds = excerpts.cut_worst(methods, estimates, root, metric=metric, parallel=parallel)
-    written = module.report(methods, out, metric=metric, excerpts=sounds.excerpts, force=force, dry_run=dry_run)
+    written = module.report(
+        methods,
+        out,
+        metric=metric,
+        aggregation=aggregation,
+        together=together,
+        reference=reference,
+        excerpts=sounds.excerpts,
+        force=force,
+        dry_run=dry_run,
+    )
     if as_json:
         print_json({"report": written, "failed": sounds.failed})
     else:

@@ -114,15 +114,15 @@ def to_markdown(comparison: Comparison) -> str:
             ]
             lines.append(f"| {' | '.join([_markdown(row.name), *cells])} |")
     lines += ["", *(f"{_markdown(line)}  " for line in _legend(comparison, "bold"))]
-    for title, rows in _pair_lines(comparison).items():
+    for title, found in _pair_lines(comparison).items():
         lines += ["", f"{_markdown(title)}, track by track:", "", *_markdown_head(*_PAIR_COLUMNS)]
-        lines += [f"| {' | '.join(map(_markdown, cells))} |" for cells in rows]
+        lines += [f"| {' | '.join(map(_markdown, cells))} |" for cells in found]
     if any(comparison.pairs.values()):
         lines += ["", _markdown(_PAIR_LEGEND)]
-    for title, rows in _change_lines(comparison).items():
+    for title, found in _change_lines(comparison).items():
         head = _markdown_head(*_CHANGE_COLUMNS, nb_texts=2)
         lines += ["", f"{_markdown(title)}, largest gains and losses:", "", *head]
-        lines += [f"| {' | '.join(map(_markdown, cells))} |" for cells in rows]
+        lines += [f"| {' | '.join(map(_markdown, cells))} |" for cells in found]
     lines += ["", *(f"- {_markdown(line)}" for line in (*_friedman_lines(comparison), *comparison.notes))]
     return "\n".join(lines).rstrip() + "\n"
 

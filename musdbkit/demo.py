@@ -20,6 +20,8 @@ from musdbkit.audio import info
 from musdbkit.cache import Cache, open_cache
 from musdbkit.cache_request import Request, find_request, read_request
 from musdbkit.check import check, print_result
+from musdbkit.compare import compare
+from musdbkit.comparison_tables import print_text
 from musdbkit.convert import convert
 from musdbkit.errors import MissingDependencyError, MusdbkitError, printable
 from musdbkit.excerpts import cut_worst
@@ -132,6 +134,13 @@ def demo(out: Path, console: "Console", *, parallel: Parallel) -> None:
 
     estimates = [out / "estimates" / method for method in ORACLES]
     scored_folders = [folder.with_name(f"{folder.name}-scores") for folder in estimates]
+    methods = load_methods(scored_folders)
+    _head(
+        console,
+        f"musdbkit compare {' '.join(map(str, scored_folders))}",
+        "methods side by side, track by track; oracles are bounds, which are not tested",
+    )
+    print_text(compare(methods, nb_changes=1), console)
     page = out / "report.html"
     _head(
         console,
@@ -139,7 +148,6 @@ def demo(out: Path, console: "Console", *, parallel: Parallel) -> None:
         + " ".join(f"--estimates {folder}" for folder in estimates),
         "who is better, on which tracks, in which seconds, and how it sounds",
     )
-    methods = load_methods(scored_folders)
     sounds = cut_worst(methods, estimates, wav, parallel=parallel)
     _stop_at(sounds.failed)
     written = report(methods, page, excerpts=sounds.excerpts)
@@ -150,7 +158,7 @@ def demo(out: Path, console: "Console", *, parallel: Parallel) -> None:
         soft_wrap=True,
     )
 
-    _head(console, "Next", f"all of this took {time.perf_counter() - start:.0f} s; with MUSDB18 on disk:")
+    _head(console, "Next", f"All of this took {time.perf_counter() - start:.0f} s. With MUSDB18 on disk, go on with:")
     for line in (
         "export MUSDB_PATH=/path/to/musdb18",
         "musdbkit check",
@@ -158,6 +166,7 @@ def demo(out: Path, console: "Console", *, parallel: Parallel) -> None:
         "musdbkit make-csv --stems 2",
         "musdbkit cache musdb_2stems.json",
         "musdbkit score estimates/",
+        "musdbkit compare estimates-scores",
         "musdbkit report estimates-scores --estimates estimates/",
     ):
         console.print(f"  {line}", markup=False, highlight=False)

@@ -57,6 +57,9 @@ def report(
     out: Path,
     *,
     metric: str = "SDR",
+    aggregation: str | None = None,
+    together: bool = False,
+    reference: bool = True,
     excerpts: Mapping[str, Sequence[Excerpt]] | None = None,
     force: bool = False,
     dry_run: bool = False,
@@ -71,6 +74,7 @@ def report(
     methods : one or more. The first of those that were scored alike is the baseline of the others.
     out : the file.
     metric : what tables and sentences are about, one of `scores.FRAME_METRICS` or `scores.TRACK_METRICS`.
+    aggregation, together, reference : see `compare.compare`.
     excerpts : of sound, by name of the method, the most important first.
     force : whether a file may be replaced that is no such page.
     dry_run : whether to make all but write nothing.
@@ -78,14 +82,14 @@ def report(
     Raises
     ------
     ParameterError
-        There are no methods, or no such metric.
+        There are no methods, or no such metric or aggregation of it.
     DatasetError
         A method has no scores of this metric, the file is in the way or cannot be written, or the page is too large.
     """
     if not methods:
         raise ParameterError("no scores to report, expected at least one folder of scores")
     found = _read_page(out, force)
-    comparison = compare(methods, metric=metric)
+    comparison = compare(methods, metric=metric, aggregation=aggregation, together=together, reference=reference)
     content, nb_excerpts, notes = _fit(comparison, excerpts or {})
     status = "already there" if found == content else "replace" if out.is_file() else "write"
     if status != "already there":
@@ -132,7 +136,7 @@ def _write(path: Path, content: bytes) -> None:
 def _fit(comparison: Comparison, excerpts: Mapping[str, Sequence[Excerpt]]) -> tuple[bytes, int, tuple[str, ...]]:
     """Return the page with as many excerpts as fit, their number, and what was left out."""
     tracks = sorted(frozenset[str]().union(*(method.protocol.tracks for method in comparison.methods)))
-    values = track_values(comparison.methods)
+    values = track_values(comparison.methods, comparison.aggregation)
     page, data = make_page(comparison, tracks, values), make_data(comparison, tracks, values)
     notes: tuple[str, ...] = ()
     nb_bytes = len(_render(page, data, (), notes))

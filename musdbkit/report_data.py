@@ -55,18 +55,24 @@ def make_data(comparison: Comparison, tracks: Sequence[str], values: Mapping[str
             ]
             for metric, columns in values.items()
         },
+        "boxes": {metric: _make_boxes(columns, tracks, targets) for metric, columns in values.items()},
         "bands": _make_bands(comparison),
-        "frames": [_encode_method(method, metrics, targets, tracks) for method in methods] if metrics else [],
+        "frames": [_encode_method(comparison, method, metrics, tracks) for method in methods] if metrics else [],
         "frame_metrics": metrics,
     }
 
 
-def track_values(methods: Sequence[Method]) -> dict[str, list[dict[tuple[str, str], float]]]:
-    """Return by metric, those that any method has, the values of each method by track and target."""
+def track_values(
+    methods: Sequence[Method], aggregation: str = "sisec18"
+) -> dict[str, list[dict[tuple[str, str], float]]]:
+    """Return by metric, those that any method has, the values of each method by track and target.
+
+    Of a metric that several aggregations are made of, values are as the given one has them where it is one of these.
+    """
     found: dict[str, list[dict[tuple[str, str], float]]] = {}
-    for name, metrics in scores.METRICS_OF.items():
-        if not found.keys().isdisjoint(metrics):  # another aggregation of the same metrics
-            continue
+    for metrics in dict.fromkeys(scores.METRICS_OF.values()):
+        names = [name for name, of in scores.METRICS_OF.items() if of == metrics]
+        name = aggregation if aggregation in names else names[0]
         tables = [
             scores.track_values(method.table, name) if method.table["metric"].isin(metrics).any() else None
             for method in methods
@@ -76,6 +82,43 @@ def track_values(methods: Sequence[Method]) -> dict[str, list[dict[tuple[str, st
             if any(columns):
                 found[metric] = columns
     return found
+
+
+def frame_aggregation(comparison: Comparison) -> str:
+    """Return the aggregation that says which scenario's frames are shown: the chosen one where it is of frames."""
+    return comparison.aggregation if comparison.metric in scores.FRAME_METRICS else "sisec18"
+
+
+def _make_boxes(
+    columns: Sequence[Mapping[tuple[str, str], float]], tracks: Sequence[str], targets: Sequence[str]
+) -> list[list[dict[str, float] | None]]:
+    """Return by target and method what a box plot is drawn of, of its finite values; None where there is none.
+
+    Quartiles are interpolated linearly. Whiskers end at the last value within 1.5 times the middle half.
+    """
+    return [
+        [_make_box([column.get((track, target), math.nan) for track in tracks]) for column in columns]
+        for target in targets
+    ]
+
+
+def _make_box(values: Sequence[float]) -> dict[str, float] | None:
+    """Return the box of one method and target."""
+    finite = np.array([value for value in values if math.isfinite(value)])
+    if not finite.size:
+        return None
+    low, middle, high = np.quantile(finite, (0.25, 0.5, 0.75))
+    reach = 1.5 * (high - low)
+    box = {
+        "least": finite.min(),
+        "lower": finite[finite >= low - reach].min(),
+        "q1": low,
+        "median": middle,
+        "q3": high,
+        "upper": finite[finite <= high + reach].max(),
+        "greatest": finite.max(),
+    }
+    return {"number": finite.size} | {key: round(float(value), 3) for key, value in box.items()}
 
 
 def _make_bands(comparison: Comparison) -> dict[str, Any]:
@@ -105,13 +148,14 @@ def _make_bands(comparison: Comparison) -> dict[str, Any]:
 
 
 def _encode_method(
-    method: Method, metrics: Sequence[str], targets: Sequence[str], tracks: Sequence[str]
+    comparison: Comparison, method: Method, metrics: Sequence[str], tracks: Sequence[str]
 ) -> dict[str, Any]:
     """Return the number of frames of each track, and by metric and target the values of all tracks, one by one.
 
-    Of a target in several scenarios the values are of the one that counts for `sisec18`.
+    Of a target in several scenarios the values are of the one that counts for the aggregation.
     """
-    rows = scores.used_rows(method.table, "sisec18")
+    targets = comparison.targets
+    rows = scores.used_rows(method.table, frame_aggregation(comparison))
     numbers, metric_codes, target_codes = (
         rows[column].map({name: i for i, name in enumerate(names)}).to_numpy(dtype=np.int64)
         for column, names in (("track", tracks), ("metric", metrics), ("target", targets))

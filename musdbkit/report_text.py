@@ -5,21 +5,23 @@ templates/report.html.j2 sets, and escapes.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 from musdbkit import musdb18, scores, sisec18, stats
 from musdbkit.compare import Cell, Comparison
 from musdbkit.excerpts import worst_seconds
-from musdbkit.methods import Method
+from musdbkit.methods import Method, find_differences
+from musdbkit.rankings import Ranking, statistic_of
+from musdbkit.report_data import frame_aggregation
 
 NB_WORST: Final = 20
 """Worst seconds that are listed of each method."""
 
 _MINUS, _NO_VALUE, _TIED = "\N{MINUS SIGN}", "\N{EN DASH}", "\N{NO-BREAK SPACE}"
-_NB_SENTENCES: Final = 4  # at the top of the page
-_NB_SUBMISSIONS: Final = 4  # of SiSEC 2018, in the short list
-_TAGS: Final = {"floor": "mixture, the floor", "ceiling": "oracle, a ceiling", None: ""}
+_NB_SENTENCES: Final = 3  # about single methods, at the top of the page
+_NB_SUBMISSIONS: Final = 4  # of SiSEC 2018, in the short list beside the best of each target
+_TAGS: Final = {"floor": "the mixture, a floor", "ceiling": "an oracle, a ceiling", None: ""}
 _MUSDB18: Final = (
     "Z. Rafii, A. Liutkus, F.-R. Stöter, S. I. Mimilakis, R. Bittner: The MUSDB18 corpus for music separation, 2017,",
     "https://doi.org/10.5281/zenodo.1117372",
@@ -49,13 +51,14 @@ def make_page(comparison: Comparison, tracks: Sequence[str], values: Mapping[str
         "sentences": _write_sentences(comparison),
         "facts": _list_facts(comparison, tracks),
         "warnings": _list_warnings(comparison, remarks),
-        "rows": [_summary_row(comparison, method) for method in methods],
+        "summary": _list_groups(comparison),
+        "apart": _explain_daggers(comparison),
         "reference": _reference_rows(comparison),
+        "choice": _explain_choice(comparison),
         "reading": _how_to_read(comparison, remarks),
         "pairs": _list_pairs(comparison),
+        "tests": _explain_tests(comparison),
         "changes": _list_changes(comparison),
-        "level": f"{stats.LEVEL:g}",
-        "tie": f"{stats.TIE_DB:g}",
         "metric_options": [(each, each) for each in values],
         "frame_metric_options": list(enumerate(each for each in values if each in scores.FRAME_METRICS)),
         "method_options": [(i, method.name) for i, method in enumerate(methods)],
@@ -71,35 +74,89 @@ def make_page(comparison: Comparison, tracks: Sequence[str], values: Mapping[str
 
 
 def _write_sentences(comparison: Comparison) -> list[str]:
-    """Return what was found, in words."""
+    """Return what was found, in words: who leads, then a few methods against their baselines, the furthest first."""
     methods = {method.name: method for method in comparison.methods}
     ranked = [
         name
         for name, by_target in comparison.baselines.items()
         if not methods[name].bound and any(not methods[baseline].bound for baseline in by_target.values())
     ]
-    sentences = [_compare_in_words(comparison, name) for name in ranked]
+    ranked.sort(key=lambda name: -_greatest_difference(comparison, name))
     baselines = {baseline for name in ranked for baseline in comparison.baselines[name].values()}
     alone = [name for name in methods if name not in ranked and name not in baselines and not methods[name].bound]
-    sentences += [_score_in_words(comparison, name) for name in alone or ([] if ranked else methods)]
-    if len(sentences) > _NB_SENTENCES:
-        return [*sentences[:_NB_SENTENCES], f"{len(sentences) - _NB_SENTENCES} more methods are compared below."]
+    described = [_compare_in_words(comparison, name) for name in ranked]
+    described += [_score_in_words(comparison, name) for name in alone or ([] if ranked else methods)]
+    sentences = [*_name_leaders(comparison), *described[:_NB_SENTENCES]]
+    if (nb_more := len(described) - _NB_SENTENCES) > 0:
+        sentences.append(f"{nb_more} more method{' is' if nb_more == 1 else 's are'} compared below.")
     return sentences
+
+
+def _greatest_difference(comparison: Comparison, name: str) -> float:
+    """Return by how much a method differs from its baseline on the target where it does most, in dB."""
+    sizes = (abs(pair.difference) for pair in comparison.pairs[name].values())
+    return max((size for size in sizes if not math.isnan(size)), default=0.0)
+
+
+def _name_leaders(comparison: Comparison) -> list[str]:
+    """Return which method leads on each target, whether significantly, and which targets have no ranking."""
+    if not comparison.rankings:
+        return []
+    numbers = [ranking.target for ranking in comparison.rankings]
+    clauses: dict[tuple[str, str, str], list[str]] = {}
+    for ranking in comparison.rankings:
+        cells = {name: comparison.cells[name][ranking.target] for name in ranking.methods}
+        leader = min(cells, key=lambda name: cells[name].rank or len(cells) + 1)
+        nb_methods = len(ranking.methods)
+        scope = _join(ranking.methods) if nb_methods < 4 else f"{nb_methods} methods"
+        among = f" among {scope}" if numbers.count(ranking.target) > 1 else ""
+        kind = "best" if cells[leader].best else "few" if _is_short(comparison, ranking) else "none"
+        clauses.setdefault((kind, leader if kind == "best" else "", among), []).append(
+            ranking.target if kind == "best" else f"{ranking.target} (highest: {leader})"
+        )
+    words = {
+        "none": "no method leads significantly",
+        "few": f"the tracks are too few to tell who leads, fewer than {stats.LEAST_TRACKS},",
+    }
+    found = [
+        f"{f'{leader} leads significantly' if kind == 'best' else words[kind]}{among} on {_join(targets)}"
+        for (kind, leader, among), targets in sorted(
+            clauses.items(), key=lambda item: ("best", "none", "few").index(item[0][0])
+        )
+    ]
+    unranked = [target for target in comparison.targets if target not in numbers]
+    if unranked:
+        verb = "is" if len(unranked) == 1 else "are"
+        found.append(f"{_join(unranked)} {verb} not ranked, for no two methods were scored alike on {_them(unranked)}")
+    return [f"In {comparison.metric}, {'; '.join(found)}."]
+
+
+def _them(names: Sequence[str]) -> str:
+    """Return the pronoun of names."""
+    return "it" if len(names) == 1 else "them"
+
+
+def _is_short(comparison: Comparison, ranking: Ranking) -> bool:
+    """Return whether no paired test among ranked methods could be significant, whatever the values."""
+    tracks = (comparison.cells[name][ranking.target].nb_tracks for name in ranking.methods)
+    return min(tracks) < stats.LEAST_TRACKS
 
 
 def _compare_in_words(comparison: Comparison, name: str) -> str:
     """Return how a method compares with its baseline."""
     bounds = {method.name for method in comparison.methods if method.bound}
     parts: dict[tuple[str, str], list[str]] = {}
-    counts = set()
+    counts, few = set(), set()
     for target, baseline in comparison.baselines[name].items():
         if baseline in bounds:
             continue
         pair, p = comparison.pairs[name][target], _find_p(comparison, target, name, baseline)
-        counts.add(pair.nb_tracks)
         if pair.nb_tracks < stats.LEAST_TRACKS:
             parts.setdefault((baseline, "few"), []).append(target)
-        elif p < stats.LEVEL:
+            few.add(pair.nb_tracks)
+            continue
+        counts.add(pair.nb_tracks)
+        if p < stats.LEVEL:
             kind = "better" if pair.difference > 0 else "worse"
             size = f" by {_size(abs(pair.difference), pair.interval, pair.difference < 0)} ({_p_text(p)})"
             parts.setdefault((baseline, kind), []).append(f"on {target}{size}")
@@ -113,11 +170,20 @@ def _compare_in_words(comparison: Comparison, name: str) -> str:
     for (baseline, kind), found in parts.items():
         if kind == "none":
             between = f"from {baseline}" if clauses else f"between {name} and {baseline}"
-            clauses.append(f"no difference {between} is found on {_join(found)}")
-        elif kind == "few":
-            clauses.append(f"too few to tell {name} from {baseline} on {_join(found)}")
-    tracks = f"{min(counts)} to {max(counts)}" if len(counts) > 1 else str(min(counts, default=0))
-    return f"In {comparison.metric} over {tracks} track{'' if tracks == '1' else 's'}, {'; '.join(clauses)}."
+            clauses.append(f"no significant difference {between} is found on {_join(found)}")
+    told = [f"Over {_span(counts)}, {'; '.join(clauses)}."] if clauses else []
+    told += [
+        f"{_span(few)} {'is' if few == {1} else 'are'} too few to tell {name} from {baseline} on {_join(found)}."
+        for (baseline, kind), found in parts.items()
+        if kind == "few"
+    ]
+    return " ".join(told)
+
+
+def _span(counts: Collection[int]) -> str:
+    """Return numbers of tracks as text."""
+    low, high = min(counts), max(counts)
+    return f"{low} to {high} tracks" if low < high else f"{low} track{'' if low == 1 else 's'}"
 
 
 def _score_in_words(comparison: Comparison, name: str) -> str:
@@ -125,7 +191,7 @@ def _score_in_words(comparison: Comparison, name: str) -> str:
     cells = comparison.cells[name]
     found = [f"{_size(cell.value, cell.interval)} on {target}" for target, cell in cells.items()]
     nb_tracks = max((cell.nb_tracks for cell in cells.values()), default=0)
-    statistic = "median" if comparison.aggregation == "sisec18" else "mean"
+    statistic = statistic_of(comparison.aggregation)
     return (
         f"{name} has {'an' if comparison.metric[0] in 'SI' and comparison.metric != 'SI-SDR' else 'a'} "
         f"{comparison.metric} of {_join(found)}: the {statistic} over {nb_tracks} track{'' if nb_tracks == 1 else 's'}."
@@ -136,19 +202,27 @@ def _list_facts(comparison: Comparison, tracks: Sequence[str]) -> list[tuple[str
     """Return what was compared, as labels and values."""
     nb_bounds = sum(method.bound is not None for method in comparison.methods)
     nb_methods = len(comparison.methods) - nb_bounds
-    first = comparison.methods[0].protocol
-    window = first.window or "not recorded"
-    alike = {(m.protocol.mode, m.protocol.window, m.protocol.silence, m.protocol.subset) for m in comparison.methods}
-    protocol = (
-        f"BSSEval {first.mode or '(version not recorded)'}, frames of {window}, "
-        f"silence rule {first.silence or 'not recorded'}, subset {first.subset or 'not recorded'}"
-    )
+    bounds = f"{nb_bounds} bound{'' if nb_bounds == 1 else 's'}"
+    of = {_sum_up_protocol(method, comparison.metric) for method in comparison.methods}
     return [
-        ("Methods", f"{nb_methods}" + (f" and {nb_bounds} bound{'' if nb_bounds == 1 else 's'}" if nb_bounds else "")),
+        ("Methods", bounds if not nb_methods else f"{nb_methods} and {bounds}" if nb_bounds else str(nb_methods)),
         ("Tracks", str(len(tracks))),
         ("Metric", f"{comparison.metric}, aggregated as {comparison.aggregation}"),
-        ("Protocol", protocol if len(alike) == 1 else "not the same for all methods"),
+        ("Protocol", of.pop() if len(of) == 1 else "not the same for all methods"),
     ]
+
+
+def _sum_up_protocol(method: Method, metric: str) -> str:
+    """Return how a method was scored, as far as it has influence on the metric."""
+    protocol, assumed = method.protocol, ", assumed" if method.protocol.document is None else ""
+    subset = f"subset {protocol.subset or 'not recorded'}"
+    if metric in scores.TRACK_METRICS:
+        return f"whole tracks, {subset}"
+    silence = f"{protocol.silence}{chr(39)}s" if protocol.silence == "museval" else protocol.silence
+    return (
+        f"BSSEval {protocol.mode or '(version not recorded)'}, frames of {protocol.window or 'a length not recorded'}, "
+        f"silence rule {f'{silence}{assumed}' if silence else 'not recorded'}, {subset}"
+    )
 
 
 def _list_warnings(comparison: Comparison, remarks: Sequence[str]) -> list[str]:
@@ -178,6 +252,7 @@ def _summary_row(comparison: Comparison, method: Method) -> dict[str, Any]:
     cells = comparison.cells[method.name]
     return {
         "name": method.name,
+        "chosen": True,
         "tag": _TAGS[method.bound],
         "kind": "bound" if method.bound else "method",
         "cells": [_summary_cell(cells.get(target)) for target in comparison.targets],
@@ -188,7 +263,40 @@ def _summary_cell(cell: Cell | None) -> dict[str, Any] | None:
     """Return a cell of the table of scores, None where there is no value."""
     if cell is None or math.isnan(cell.value):
         return None
-    return {"text": _db(cell.value), "interval": _interval(cell.interval), "best": cell.best}
+    return {"text": _db(cell.value), "interval": _interval(cell.interval), "best": cell.best, "apart": cell.apart}
+
+
+def _list_groups(comparison: Comparison) -> list[dict[str, Any]]:
+    """Return the rows of the table of scores, by group of methods that were scored alike, each with its heading."""
+    methods = {method.name: method for method in comparison.methods}
+    protocols = find_differences(comparison.methods, comparison.metric)
+    groups = []
+    for i, names in enumerate(comparison.groups):
+        kinds = [f"{field} {value}" for field, of in protocols.items() for value, who in of.items() if names[0] in who]
+        heading = f"scored {'otherwise' if i else 'alike'}: {'; '.join(kinds)}" if len(comparison.groups) > 1 else ""
+        groups.append({"heading": heading, "rows": [_summary_row(comparison, methods[name]) for name in names]})
+    return groups
+
+
+def _explain_daggers(comparison: Comparison) -> str:
+    """Return what is different about the cells that are ranked apart from the others of their column."""
+    found: dict[str, list[str]] = {}
+    for group in comparison.groups:
+        for target in comparison.targets:
+            cells = {name: of[target] for name in group if target in (of := comparison.cells[name])}
+            first = next(iter(cells.values()), None)
+            for name, cell in cells.items():
+                if cell.apart and first is not None:
+                    how = (
+                        f"on other tracks ({cell.nb_tracks})"
+                        if cell.scenario == first.scenario
+                        else f"as {cell.scenario} instead of {first.scenario}"
+                    )
+                    found.setdefault(f"{target} was scored {how}", []).append(name)
+    if not found:
+        return ""
+    listed = "; ".join(f"{what} ({', '.join(names)})" for what, names in found.items())
+    return f"† Ranked apart from the other values of the column: {listed}."
 
 
 def _reference_rows(comparison: Comparison) -> list[dict[str, Any]]:
@@ -208,12 +316,51 @@ def _reference_rows(comparison: Comparison) -> list[dict[str, Any]]:
             "kind": "reference",
             "chosen": name in chosen,
             "cells": [
-                {"text": _db(values[target]), "interval": "", "best": False} if target in values else None
+                {"text": _db(values[target]), "interval": "", "best": False, "apart": False}
+                if target in values
+                else None
                 for target in comparison.targets
             ],
         }
         for name, values in reference.items()
     ]
+
+
+def _explain_choice(comparison: Comparison) -> str:
+    """Return why which methods of SiSEC 2018 are in the short list."""
+    if not comparison.reference:
+        return ""
+    first = next(target for target in comparison.targets if any(target in of for of in comparison.reference.values()))
+    return (
+        f"Of SiSEC 2018's {len(comparison.reference)} methods are shown the mixture, the best submission and the best "
+        f"oracle of each target, and the {_NB_SUBMISSIONS} best submissions on {first}; medians are as published, "
+        "without intervals, and not tested."
+    )
+
+
+def _explain_tests(comparison: Comparison) -> str:
+    """Return what the columns of the table of differences mean, as far as there are values in them."""
+    rows = [row for pair in _list_pairs(comparison) for row in pair["rows"]]
+    words = [
+        "The difference is the shift about which the signed ranks balance (Hodges and Lehmann); the interval holds all "
+        "shifts that the test of this pair alone, uncorrected, would not reject. Better, same and worse count tracks; "
+        f"less than {stats.TIE_DB:g} dB is the same."
+    ]
+    if any(row["p"] != _NO_VALUE for row in rows):
+        words.append(
+            "p is of a paired Wilcoxon signed-rank test over tracks, corrected after Holm for all pairs of methods "
+            "that are ranked together on the target."
+        )
+    if any(row["significant"] for row in rows):
+        words.append(f"* marks p below {stats.LEVEL:g}.")
+    if any(row["resolvable"] != _NO_VALUE for row in rows):
+        words.append(
+            "Resolvable is the smallest difference that 50 such tracks would show, by this test alone, uncorrected, in "
+            "four of five cases."
+        )
+    if any(method.bound for method in comparison.methods):
+        words.append("Bounds are not tested and have no p.")
+    return " ".join(words)
 
 
 def _how_to_read(comparison: Comparison, remarks: Sequence[str]) -> list[str]:
@@ -224,7 +371,7 @@ def _how_to_read(comparison: Comparison, remarks: Sequence[str]) -> list[str]:
     ]
     if any(not math.isnan(cell.interval.low) for cells in comparison.cells.values() for cell in cells.values()):
         sentences.append("In brackets is the 95 % bootstrap interval over tracks.")
-    if any(cell.rank is not None for cells in comparison.cells.values() for cell in cells.values()):
+    if any(cell.best for cells in comparison.cells.values() for cell in cells.values()):
         sentences.append(
             "Bold and an asterisk mark the best where it is significantly better than all it is ranked with."
         )
@@ -298,7 +445,8 @@ def _list_tracks(
         if target in comparison.cells[method.name]
     ]
     firsts = [i == 0 or column["target"] != columns[i - 1]["target"] for i, column in enumerate(columns)]
-    dropped = _count_dropped(comparison.methods)
+    dropped = _count_dropped(comparison)
+    infinite = _find_infinite(comparison)
     rows = []
     for track in tracks:
         row = [by_method[column["method"]].get((track, column["name"]), math.nan) for column in columns]
@@ -310,7 +458,12 @@ def _list_tracks(
                     f"{fault.position}: {fault.defect}".removeprefix(": ") for fault in musdb18.errata_of(track)
                 ],
                 "cells": [
-                    {"value": f"{value:.5f}", "text": _db(value), "target": column["target"], "first": first}
+                    {
+                        "value": f"{value:.5f}",
+                        "target": column["target"],
+                        "first": first,
+                        **_track_cell(value, infinite.get((column["method"], track, column["name"]))),
+                    }
                     for value, column, first in zip(row, columns, firsts, strict=True)
                 ],
                 "dropped": nb_dropped if nb_frames else "nan",
@@ -327,16 +480,44 @@ def _list_tracks(
         "aggregation_of_track": "median over its frames"
         if comparison.metric in scores.FRAME_METRICS
         else "of it whole",
+        "infinite_note": f"∞: every frame is infinite, and {comparison.aggregation} leaves such frames out, so "
+        "that the track has no value and does not count."
+        if infinite
+        else "",
         "dropped_note": "Dropped frames are those of the method and target with the most." if dropped else "",
         "errata_source": musdb18.ERRATA_SOURCE if any(row["errata"] for row in rows) else "",
     }
 
 
-def _count_dropped(methods: Sequence[Method]) -> dict[str, tuple[int, int]]:
+def _track_cell(value: float, infinite: str | None) -> dict[str, str]:
+    """Return how a value of a track is shown: one that it lacks since all its frames are infinite as that infinity."""
+    if not math.isnan(value) or infinite is None:
+        return {"text": _db(value), "title": ""}
+    return {"text": infinite, "title": "every frame is infinite: no value"}
+
+
+def _find_infinite(comparison: Comparison) -> dict[tuple[str, str, str], str]:
+    """Return by method, track and target the infinity that all frames of tracks without a value are."""
+    if comparison.metric not in scores.FRAME_METRICS or comparison.aggregation != "sisec18":
+        return {}
+    found = {}
+    for method in comparison.methods:
+        rows = scores.used_rows(method.table, comparison.aggregation)
+        rows = rows[(rows["metric"] == comparison.metric) & rows["value"].notna()]
+        extremes = (
+            rows["value"].groupby([rows["track"], rows["target"]]).agg(["min", "max", lambda each: each.abs().min()])
+        )
+        for (track, target), low, high, least in extremes.itertuples():
+            if math.isinf(least):
+                found[method.name, track, target] = "±∞" if low < high else _db(low)
+    return found
+
+
+def _count_dropped(comparison: Comparison) -> dict[str, tuple[int, int]]:
     """Return of each track the numbers of dropped and of all frames of the method and target with the most dropped."""
     most: dict[str, tuple[int, int]] = {}
-    for method in methods:
-        rows = scores.used_rows(method.table, "sisec18")
+    for method in comparison.methods:
+        rows = scores.used_rows(method.table, frame_aggregation(comparison))
         rows = rows[rows["metric"] == next((m for m in scores.FRAME_METRICS if (rows["metric"] == m).any()), "")]
         counts = rows["value"].isna().groupby([rows["track"], rows["target"]]).agg(["sum", "size"])
         for (track, _), dropped, size in counts.itertuples():
@@ -345,15 +526,21 @@ def _count_dropped(methods: Sequence[Method]) -> dict[str, tuple[int, int]]:
 
 
 def _list_worst(comparison: Comparison, tracks: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the worst seconds of each method, of bounds only where there is nothing else."""
+    """Return the worst seconds of each method, of bounds only where there is nothing else, the lowest value first.
+
+    None is listed that is above the median of its target's frames: a short piece has no twenty bad seconds.
+    """
     if comparison.metric not in scores.FRAME_METRICS:
         return []
     listed = [(i, method) for i, method in enumerate(comparison.methods) if not method.bound]
     numbers = {track: i for i, track in enumerate(tracks)}
     found = []
     for i, method in listed or list(enumerate(comparison.methods)):
+        used = scores.used_rows(method.table, frame_aggregation(comparison))
+        frames = used[used["metric"] == comparison.metric]
+        medians = frames["value"].groupby(frames["target"]).median()
         seconds = worst_seconds(
-            method.table,
+            frames,
             comparison.metric,
             nb_seconds=NB_WORST,
             hop_seconds=method.protocol.seconds[1],
@@ -371,7 +558,8 @@ def _list_worst(comparison: Comparison, tracks: Sequence[str]) -> list[dict[str,
                 "value": _db(second.value),
                 "clip": None,
             }
-            for second in seconds
+            for second in sorted(seconds, key=lambda each: each.value)
+            if second.value <= medians[second.target]
         ]
         if rows:
             found.append({"method": method.name, "index": i, "rows": rows})
@@ -448,7 +636,9 @@ def _interval(interval: stats.Interval, negated: bool = False) -> str:
 
 def _size(value: float, interval: stats.Interval, negated: bool = False) -> str:
     """Return a value in dB with its interval, neither broken over lines."""
-    return f"{_db(value)} dB".replace(" ", _TIED) + f" {_interval(interval, negated)}".replace(", ", f",{_TIED}")
+    return f"{_db(value)} dB".replace(" ", _TIED) + f" {_interval(interval, negated)}".rstrip().replace(
+        ", ", f",{_TIED}"
+    )
 
 
 def _p_text(p: float) -> str:

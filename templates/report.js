@@ -42,7 +42,7 @@
     return node;
   }
 
-  function table(head, rows, nbText = 1) {
+  function table(caption, head, rows, nbText = 1) {
     const node = element("table"), top = element("thead"), line = element("tr"), body = element("tbody");
     const kind = (i) => (i && i < nbText ? { class: "text" } : {});
     head.forEach((text, i) => line.append(element("th", text, { scope: "col", ...kind(i) })));
@@ -52,11 +52,11 @@
       body.append(row);
     }
     top.append(line);
-    node.append(top, body);
+    node.append(element("caption", caption, { class: "hidden" }), top, body);
     return node;
   }
 
-  function sample({ colour, dash = "solid", symbol = "", fill = "", width = 2 }) {
+  function sample({ colour, dash = "solid", symbol = "", open = false, fill = "", width = 2 }) {
     const make = (name, attributes) => {
       const node = document.createElementNS("http://www.w3.org/2000/svg", name);
       for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
@@ -69,7 +69,7 @@
       circle: "M17 3.2a3.8 3.8 0 1 0 .01 0", square: "M13.5 3.5h7v7h-7z", diamond: "M17 2l5 5-5 5-5-5z", x: "M13 4l2-2 2 2 2-2 2 2-2 3 2 3-2 2-2-2-2 2-2-2 2-3z",
       cross: "M15.5 2h3v3.5h3.5v3h-3.5V12h-3V8.500h-3.500v-3h3.500z", "triangle-up": "M17 2l5 9H12z", box: "M10 2h14v10H10z",
     };
-    if (symbol) svg.append(make("path", { d: shapes[symbol], fill: colour }));
+    if (symbol) svg.append(make("path", { d: shapes[symbol], fill: open ? "none" : colour, stroke: open ? colour : "none", "stroke-width": 1.6 }));
     return svg;
   }
 
@@ -127,106 +127,99 @@
 
   const shown = data.methods.map((_, i) => i).filter((i) => !data.methods[i].bound);
   if (!shown.length) shown.push(...data.methods.keys());
-  const bounds = [...data.methods.keys()].filter((i) => !shown.includes(i));
+  const boxed = (t) => [...data.methods.keys()].filter((m) => data.boxes[boxMetric()][t][m]);
   const number = (value) => (value === null ? NaN : Number(String(value).replace("inf", "Infinity")));
-  const finite = (values) => values.map(number).filter(Number.isFinite);
-  const quantile = (sorted, q) => {
-    const place = (sorted.length - 1) * q, below = Math.floor(place);
-    return sorted[below] + (place - below) * ((sorted[below + 1] ?? sorted[below]) - sorted[below]);
+  const boxHeight = (t) => {
+    const most = Math.max(...data.targets.map((_, each) => boxed(each).length));
+    return 50 + boxed(t).length * (most > 6 ? (printing ? 17 : 34) : printing ? 38 : 54);
   };
-  const median = (values) => (values.length ? quantile(values.toSorted((a, b) => a - b), 0.5) : NaN);
-  const boxHeight = () => 50 + (printing ? 40 : 58) * shown.length;
+  const boxName = (m, length = Infinity) => {
+    const { name, bound } = data.methods[m];
+    return bound ? `${shorten(name, length - bound.length - 3)} (${bound})` : shorten(name, length);
+  };
   const boxMetric = () => document.querySelector("input[name=box-metric]:checked").value;
   const boxes = data.targets.map((target, t) => {
     const holder = element("figure");
     const plot = element("div", undefined, { class: "plot", role: "img" });
-    plot.style.minHeight = `${boxHeight()}px`; // so that nothing moves when it is drawn
+    plot.style.minHeight = `${boxHeight(t)}px`; // so that nothing moves when it is drawn
     holder.append(element("h3", target), plot);
     $("boxes").append(holder);
     return figure(plot, () => drawBox(plot, t));
   });
 
-  function boundLines(t) {
-    const metric = boxMetric(), band = data.bands[metric]?.[t], dashes = ["solid", "11px,3px", "7px,3px,2px,3px", "5px,3px"];
-    const lines = bounds.map((m) => {
-      const kind = data.methods[m].bound, same = bounds.filter((each) => data.methods[each].bound === kind);
-      return { name: data.methods[m].name, kind, dash: dashes[same.indexOf(m) % dashes.length], value: median(finite(data.values[metric]?.[t][m] ?? [])) };
-    });
-    if (band) {
-      lines.push({ name: "SiSEC 2018, mixture", kind: "floor", dash: "2px,2px", value: band.floor });
-      lines.push({ name: "SiSEC 2018, best oracle", kind: "ceiling", dash: "2px,2px", value: band.ceiling });
-    }
-    return lines;
+  function referenceLines(t) {
+    const band = data.bands[boxMetric()]?.[t];
+    return band ? [
+      { name: "SiSEC 2018, mixture", dash: "2px,3px", colour: line(1).colour, value: band.floor },
+      { name: "SiSEC 2018, best oracle", dash: "9px,4px", colour: line(2).colour, value: band.ceiling },
+    ] : [];
   }
 
   function drawBox(plot, t) {
     const metric = boxMetric(), narrow = plot.clientWidth < 420;
     const all = data.targets.flatMap((_, each) => [
-      ...shown.flatMap((m) => finite(data.values[metric][each][m])),
-      ...boundLines(each).map((bound) => bound.value).filter(Number.isFinite),
+      ...data.boxes[metric][each].flatMap((box) => (box ? [box.least, box.greatest] : [])),
+      ...referenceLines(each).map(({ value }) => value),
     ]);
     const low = Math.min(...all, 0), high = Math.max(...all, 0), pad = (high - low || 1) * 0.04;
-    const accent = line(0).colour, traces = [], sentences = [];
-    shown.forEach((m, k) => {
+    const traces = [], sentences = [];
+    boxed(t).forEach((m, k) => {
+      const box = data.boxes[metric][t][m], { name, bound } = data.methods[m], ink = bound ? colour("muted") : line(0).colour;
       const values = data.values[metric][t][m].map(number), kept = values.map((_, i) => i).filter((i) => Number.isFinite(values[i]));
-      const sorted = kept.map((i) => values[i]).sort((a, b) => a - b);
-      if (!sorted.length) return;
-      const name = data.methods[m].name;
-      sentences.push(`${name}: median ${decibels(quantile(sorted, 0.5))} dB, half of the tracks from ${decibels(quantile(sorted, 0.25))} to ${decibels(quantile(sorted, 0.75))}`);
+      sentences.push(`${boxName(m)}: median ${decibels(box.median)} dB, half of the tracks from ${decibels(box.q1)} to ${decibels(box.q3)}`);
       traces.push({
-        type: "box", orientation: "h", x: sorted, y0: k - 0.12, width: 0.42, boxpoints: false, quartilemethod: "linear", whiskerwidth: 0.5,
-        line: { color: accent, width: 1.6 }, fillcolor: faded(toRgb(accent), 0.16), hoverinfo: "skip",
+        type: "box", orientation: "h", y: [k - 0.12], q1: [box.q1], median: [box.median], q3: [box.q3], lowerfence: [box.lower], upperfence: [box.upper],
+        width: 0.42, boxpoints: false, whiskerwidth: 0.5, line: { color: ink, width: 1.6 }, fillcolor: bound ? "rgba(0, 0, 0, 0)" : faded(toRgb(ink), 0.16), hoverinfo: "skip",
       });
       traces.push({
         type: "scatter", mode: "markers", x: kept.map((i) => values[i]), y: kept.map((_, i) => k + 0.28 + 0.14 * ((i * 0.618034) % 1)),
-        marker: { color: accent, size: 5, opacity: 0.55 }, hoverinfo: "text",
+        marker: { color: ink, size: 5, opacity: 0.55, symbol: bound ? "circle-open" : "circle" }, hoverinfo: "text",
         hovertext: kept.map((i) => `${label(data.tracks[i])}<br>${label(name)}: ${decibels(values[i])} dB`),
       });
     });
     const band = data.bands[metric]?.[t], shapes = [];
     if (band) shapes.push({ type: "rect", layer: "below", x0: band.low, x1: band.high, yref: "paper", y0: 0, y1: 1, fillcolor: colour("band"), line: { width: 0 } });
-    for (const { kind, dash, value, name } of boundLines(t)) {
-      if (!Number.isFinite(value)) continue;
-      shapes.push({ type: "line", layer: "below", x0: value, x1: value, yref: "paper", y0: 0, y1: 1, line: { color: boundColour(kind), width: 2, dash } });
+    for (const { dash, value, name, colour: ink } of referenceLines(t)) {
+      shapes.push({ type: "line", layer: "below", x0: value, x1: value, yref: "paper", y0: 0, y1: 1, line: { color: ink, width: 2, dash } });
       sentences.push(`${name}: ${decibels(value)} dB`);
     }
     plot.setAttribute("aria-label", `${metric} of ${data.targets[t]}. ${sentences.join("; ")}.`);
     Plotly.react(plot, traces, layout({
-      height: boxHeight(), margin: { l: 10, r: 10, t: 6, b: 38 }, hovermode: "closest", shapes,
+      height: boxHeight(t), margin: { l: 10, r: 10, t: 6, b: 38 }, hovermode: "closest", shapes,
       xaxis: { range: [low - pad, high + pad], title: { text: `${metric}, dB`, standoff: 6, font: { size: 12 } }, nticks: narrow ? 6 : 10, showline: false },
       yaxis: {
-        range: [shown.length - 0.45, -0.5], tickvals: shown.map((_, k) => k), ticktext: shown.map((m) => label(shorten(data.methods[m].name, narrow ? 14 : 22))),
+        range: [boxed(t).length - 0.45, -0.5], tickvals: [...boxed(t).keys()], ticktext: boxed(t).map((m) => label(boxName(m, narrow ? 16 : 24))),
         automargin: true, showgrid: false, zeroline: false, ticks: "",
       },
     }), CONFIG);
   }
 
   const toRgb = (hex) => `rgb(${[1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16)).join(", ")})`;
-  const boundColour = (kind) => line(kind === "floor" ? 1 : 2).colour;
 
   function boxNumbers() {
     const metric = boxMetric(), rows = [];
     data.targets.forEach((target, t) => {
-      [...shown, ...bounds].forEach((m) => {
-        const sorted = finite(data.values[metric][t][m]).sort((a, b) => a - b);
-        if (sorted.length) rows.push([target, data.methods[m].name, String(sorted.length), ...[0, 0.25, 0.5, 0.75, 1].map((q) => decibels(quantile(sorted, q)))]);
+      boxed(t).forEach((m) => {
+        const box = data.boxes[metric][t][m];
+        rows.push([target, boxName(m), String(box.number), ...[box.least, box.q1, box.median, box.q3, box.greatest].map(decibels)]);
       });
       const band = data.bands[metric]?.[t];
       if (band) rows.push([target, `SiSEC 2018: ${plural(band.number, "submission")}`, "", "", decibels(band.low), "", decibels(band.high), ""],
         [target, "SiSEC 2018: mixture", "", "", "", decibels(band.floor), "", ""], [target, `SiSEC 2018: ${band.oracle}`, "", "", "", decibels(band.ceiling), "", ""]);
     });
-    $("box-numbers").replaceChildren(table(["Target", "Method", "Tracks", "Least", "Lower quartile", "Median", "Upper quartile", "Greatest"], rows, 2));
+    $("box-numbers").replaceChildren(table(`Distributions of ${metric} in dB over tracks`, ["Target", "Method", "Tracks", "Least", "Lower quartile", "Median", "Upper quartile", "Greatest"], rows, 2));
   }
 
   function drawKeys() {
     const entry = (text, look) => { const item = element("li"); item.append(sample(look), element("span", text)); return item; };
-    const used = new Map(data.targets.flatMap((_, t) => boundLines(t)).filter(({ value }) => Number.isFinite(value)).map((bound) => [bound.name, bound]));
-    const metric = boxMetric(), items = [entry("a track", { colour: line(0).colour, dash: "", symbol: "circle" })];
-    for (const { name, kind, dash } of used.values())
-      items.push(entry(name.startsWith("SiSEC 2018,") ? name : `${name}, ${kind === "floor" ? "the floor" : "a ceiling"}`, { colour: boundColour(kind), dash }));
+    const metric = boxMetric(), items = [];
+    if (shown.some((m) => !data.methods[m].bound)) items.push(entry("method: box over tracks, a point for each", { colour: line(0).colour, dash: "", symbol: "box", open: true }));
+    if (data.methods.some(({ bound }) => bound)) items.push(entry("bound: the mixture (floor) or an oracle (ceiling)", { colour: colour("muted"), dash: "", symbol: "box", open: true }));
+    const used = new Map(data.targets.flatMap((_, t) => referenceLines(t)).map((each) => [each.name, each]));
+    for (const { name, dash, colour: ink } of used.values()) items.push(entry(name, { colour: ink, dash }));
     if (data.bands[metric]) items.push(entry("middle half of SiSEC 2018’s submissions", { fill: colour("band") }));
     $("box-key").replaceChildren(...items);
-    const lost = data.targets.flatMap((target, t) => shown.flatMap((m) => {
+    const lost = data.targets.flatMap((target, t) => [...data.methods.keys()].flatMap((m) => {
       const values = data.values[metric][t][m].map(number), infinite = values.filter((value) => Math.abs(value) === Infinity).length;
       return infinite ? [`${data.methods[m].name}, ${target}: ${plural(infinite, "track")} with an infinite value not drawn`] : [];
     }));
@@ -254,7 +247,8 @@
   function filter() {
     const wanted = $("filter").value.trim().toLocaleLowerCase();
     for (const row of rows) row.hidden = !row.cells[0].textContent.toLocaleLowerCase().includes(wanted);
-    $("filter-count").textContent = `${rows.filter((row) => !row.hidden).length} of ${plural(rows.length, "track")}`;
+    const left = rows.filter((row) => !row.hidden).length;
+    $("filter-count").textContent = `${left || "none"} of ${plural(rows.length, "track")}${left ? "" : " has such a name"}`;
   }
   $("filter").addEventListener("input", filter);
   $("columns").addEventListener("change", () => {
@@ -265,7 +259,7 @@
 
   // Second by second
 
-  const state = { track: 0, method: shown[0], metric: 0, frame: 0, hidden: new Set() };
+  const state = { track: 0, method: shown[0], metric: 0, frame: 0, hidden: new Set(), fit: false };
   const decoded = new Map();
 
   function frames(target, { method, metric, track } = state) {
@@ -289,13 +283,27 @@
     return printing ? 320 : Math.max(300, Math.min(430, $("timeline-plot").clientWidth * 0.6));
   }
 
+  // A few frames far off, as of near silence, would flatten all others: beyond the edge are at most 2 % of the frames, and
+  // only values further off than three boxes
+  function chooseRange(targets) {
+    const values = targets.map((t) => frames(t).map(meaning)), order = (list) => list.filter(Number.isFinite).sort((a, b) => a - b);
+    const sorted = order(values.flat()), last = sorted.length - 1;
+    if (last < 0) return { low: 0, high: 1, beyond: 0 };
+    const ends = (pick) => order(Array.from({ length: nbFrames() }, (_, i) => pick(...values.map((each) => each[i]).filter(Number.isFinite))));
+    const at = (share) => sorted[Math.round(last * share)], reach = 3 * (at(0.75) - at(0.25));
+    const lows = ends(Math.min), highs = ends(Math.max), few = Math.min(lows.length - 1, Math.ceil(lows.length * 0.02));
+    const least = Math.min(lows[few], at(0.25) - reach), greatest = Math.max(highs.at(-1 - few), at(0.75) + reach);
+    const kept = sorted.filter((value) => least <= value && value <= greatest), low = Math.min(0, kept[0]), high = Math.max(1, kept.at(-1));
+    const beyond = sorted.filter((value) => value < low || value > high).length;
+    return state.fit ? { low: Math.min(low, sorted[0]), high: Math.max(high, sorted[last]), beyond } : { low, high, beyond };
+  }
+
   function drawTimeline() {
     const plot = $("timeline-plot"), { hop, window: length } = method(), total = nbFrames() * hop + length - hop;
-    const targets = lines().filter((t) => !state.hidden.has(t)), traces = [], spread = [];
+    const targets = visible(), traces = [];
     let nbBars = 0;
     for (const t of targets) {
       const codes = frames(t), values = codes.map(meaning), times = codes.map((_, i) => i * hop + length / 2), { colour: ink, dash, symbol } = line(t);
-      spread.push(...values.filter(Number.isFinite));
       traces.push({
         type: "scatter", mode: "lines+markers", x: times, y: values.map((v) => (Number.isFinite(v) ? v : null)), connectgaps: false,
         line: { color: ink, dash, width: 1.8 }, marker: { color: ink, symbol, size: 7, maxdisplayed: 26 },
@@ -313,13 +321,15 @@
         y: runs.map(() => targets.indexOf(t)), width: 0.7, marker: { color: ink, line: { width: 0 } }, hoverinfo: "skip",
       });
     }
-    const low = Math.min(0, ...spread), high = Math.max(1, ...spread), pad = (high - low) * 0.06;
+    const { low, high, beyond } = chooseRange(targets), pad = (high - low) * 0.06;
+    $("fit-field").hidden = !beyond;
+    $("fit-text").textContent = `fit all values (${beyond} beyond the edge)`;
     for (const t of targets) {
-      const values = frames(t).map(meaning), places = values.map((_, i) => i).filter((i) => Math.abs(values[i]) === Infinity);
+      const values = frames(t).map(meaning), places = values.map((_, i) => i).filter((i) => values[i] < low || values[i] > high);
+      const kind = (value) => `triangle-${value > high ? "up" : "down"}${Number.isFinite(value) ? "" : "-open"}`;
       if (places.length) traces.push({
-        type: "scatter", mode: "markers", x: places.map((i) => i * hop + length / 2), y: places.map((i) => (values[i] > 0 ? high + pad / 2 : low - pad / 2)),
-        marker: { color: line(t).colour, size: 9, symbol: places.map((i) => (values[i] > 0 ? "triangle-up-open" : "triangle-down-open")) },
-        hoverinfo: "skip",
+        type: "scatter", mode: "markers", x: places.map((i) => i * hop + length / 2), y: places.map((i) => (values[i] > high ? high + pad / 2 : low - pad / 2)),
+        marker: { color: line(t).colour, size: 9, symbol: places.map((i) => kind(values[i])) }, hoverinfo: "skip",
       });
     }
     const shapes = clipsHere().map((clip) => ({
@@ -366,20 +376,22 @@
     if (data.clips.length) placeMark($("head"), player.isHere() ? player.clip.start + player.position() : null);
   }
 
+  const say = (code) => (code === DROPPED ? "dropped" : code === ABSENT || code === undefined ? "none" : `${decibels(meaning(code))} dB`);
+  const visible = () => lines().filter((t) => !state.hidden.has(t));
+
   function read() {
     const node = $("timeline"), { hop } = method();
     node.setAttribute("aria-valuemax", Math.max(0, nbFrames() - 1));
     node.setAttribute("aria-valuenow", state.frame);
-    node.setAttribute("aria-valuetext", clock(state.frame * hop));
+    node.setAttribute("aria-valuetext", [clock(state.frame * hop), ...visible().map((t) => `${data.targets[t]} ${say(frames(t)[state.frame])}`)].join(", "));
     tell(state.frame);
   }
 
   function tell(frame) {
     const { hop, window: length } = method(), start = frame * hop;
-    const parts = lines().filter((t) => !state.hidden.has(t)).map((t) => {
-      const code = frames(t)[frame], text = code === DROPPED ? "dropped" : code === ABSENT || code === undefined ? "none" : `${decibels(meaning(code))} dB`;
+    const parts = visible().map((t) => {
       const part = element("span", `${data.targets[t]} `);
-      part.append(element("b", text));
+      part.append(element("b", say(frames(t)[frame])));
       return part;
     });
     $("readout").replaceChildren(element("b", `${clock(start)}–${clock(start + length)}`), ...parts);
@@ -391,10 +403,12 @@
     if (!holder.closest("details").open) return;
     const text = (code) => (code === DROPPED ? "dropped" : code === ABSENT ? "–" : decibels(meaning(code)));
     const list = Array.from({ length: nbFrames() }, (_, i) => [clock(i * method().hop), ...codes.map((each) => text(each[i]))]);
-    holder.replaceChildren(table(["Time", ...targets.map((t) => data.targets[t])], list));
+    holder.replaceChildren(table(sayPlace(), ["Time", ...targets.map((t) => data.targets[t])], list));
   }
 
-  function choose(changes) {
+  const sayPlace = () => `${data.frame_metrics[state.metric]} of ${method().name}, ${data.tracks[state.track]}, by second`;
+
+  function choose(changes, offering = true) {
     const track = state.track;
     Object.assign(state, changes);
     if (state.track !== track && changes.frame === undefined) state.frame = 0;
@@ -410,11 +424,12 @@
     timeline.update();
     read();
     numbers();
-    if (data.clips.length) player.offerHere();
+    $("timeline-caption").textContent = sayPlace();
+    if (data.clips.length && offering) player.offerHere();
   }
 
-  function open(changes) {
-    choose(changes);
+  function open(changes, offering = true) {
+    choose(changes, offering);
     $("seconds").scrollIntoView();
     $("timeline").focus({ preventScroll: true });
   }
@@ -474,7 +489,7 @@
         player.set("paused");
       }
       player.seek(seconds - clip.start);
-      player.say(`${clipName(clip)} of ${data.tracks[clip.track]}`);
+      player.say(`Loaded: ${clipName(clip)} of ${data.tracks[clip.track]}.`);
       if (running && player.state === "paused") player.play();
     },
 
@@ -569,23 +584,25 @@
       $("offer").onclick = () => { choose({ method: offered.method, track: offered.track, frame: Math.floor(offered.start / data.methods[offered.method].hop) }); player.take(offered); };
     },
 
-    go(seconds) {
+    // Of any target, or of one only: then no other's excerpt is loaded
+    go(seconds, target = null) {
       const here = clipsHere(), distance = (clip) => Math.max(clip.start - seconds, seconds - clip.stop, 0);
-      const inside = here.filter((clip) => clip.start <= seconds && seconds < clip.stop);
+      const inside = here.filter((clip) => (target === null || clip.target === target) && clip.start <= seconds && seconds < clip.stop);
       const clip = inside.find((each) => each === player.clip) ?? inside.find((each) => each.target === player.clip?.target) ?? inside[0];
       if (clip) return player.take(clip, seconds);
-      const nearest = here.toSorted((a, b) => distance(a) - distance(b))[0];
+      const own = (each) => target === null || each.target === target;
+      const nearest = here.toSorted((a, b) => own(b) - own(a) || distance(a) - distance(b))[0];
       const other = data.clips.find((each) => each.method === state.method) ?? data.clips[0];
-      if (nearest) player.say(`There is no sound at ${clock(seconds)}; the nearest is ${clipName(nearest)}.`, nearest);
-      else player.say("There is no sound of this track and method.", other);
+      player.stop();
+      player.show();
+      if (nearest) player.say(`No excerpt${target === null ? "" : ` of ${data.targets[target]}`} at ${clock(seconds)}; the nearest is ${clipName(nearest)}.`, nearest);
+      else player.say("There is no excerpt of this track and method.", other);
     },
 
     offerHere() {
       const here = clipsHere();
       if (player.isHere()) return player.show();
       if (here.length) return player.take(here[0]);
-      player.stop();
-      player.show();
       player.go(0);
     },
   };
@@ -600,12 +617,9 @@
     $("timeline-numbers").closest("details").addEventListener("toggle", numbers);
     const secondsAt = (event) => axes()?.xaxis.p2d(event.clientX - node.getBoundingClientRect().left - axes().xaxis._offset);
     const frameAt = (seconds) => Math.max(0, Math.min(nbFrames() - 1, Math.floor(seconds / method().hop)));
-    const follow = (event) => { // the mouse reads out too, but not aloud
-      $("readout").setAttribute("aria-live", "off");
-      tell(frameAt(secondsAt(event)));
-    };
-    node.addEventListener("pointermove", (event) => { if (event.pointerType === "mouse" && axes()) follow(event); });
-    node.addEventListener("pointerleave", () => { $("readout").setAttribute("aria-live", "polite"); read(); });
+    node.addEventListener("pointermove", (event) => { if (event.pointerType === "mouse" && axes()) tell(frameAt(secondsAt(event))); });
+    node.addEventListener("pointerleave", read);
+    $("fit").addEventListener("change", () => { state.fit = $("fit").checked; timeline.update(); });
     node.addEventListener("click", (event) => {
       const seconds = secondsAt(event);
       if (seconds === undefined || seconds < 0 || seconds > axes().xaxis.range[1]) return;
@@ -616,7 +630,6 @@
     node.addEventListener("keydown", (event) => {
       const step = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1, PageUp: 10, PageDown: -10, Home: -Infinity, End: Infinity }[event.key];
       if (step !== undefined && !event.altKey && !event.ctrlKey && !event.metaKey) {
-        $("readout").setAttribute("aria-live", "polite");
         state.frame = Math.max(0, Math.min(nbFrames() - 1, state.frame + step * (event.shiftKey ? 10 : 1)));
         read();
       } else if (event.key === "Enter" && data.clips.length) player.go(state.frame * method().hop);
@@ -624,11 +637,12 @@
       event.preventDefault();
     });
     for (const row of rows) row.addEventListener("click", () => { if (!String(getSelection())) open({ track: Number(row.dataset.track) }); });
-    for (const button of document.querySelectorAll("button.second")) button.addEventListener("click", () => {
-      const { method: m, track, start, clip } = button.dataset;
-      open({ method: Number(m), track: Number(track), metric: data.frame_metrics.indexOf(data.metric), frame: Math.round(start / data.methods[m].hop) });
+    for (const button of document.querySelectorAll("button.second, button.listen")) button.addEventListener("click", () => {
+      const { method: m, track, target, start, clip } = button.dataset;
+      open({ method: Number(m), track: Number(track), metric: data.frame_metrics.indexOf(data.metric), frame: Math.round(start / data.methods[m].hop) }, false);
       if (clip !== undefined) player.take(data.clips[clip], Number(start));
-      else if (data.clips.length) player.go(Number(start));
+      else if (data.clips.length) player.go(Number(start), Number(target));
+      if (button.matches(".listen") && player.state !== "playing") player.play();
     });
   }
 
@@ -656,8 +670,37 @@
 
   // Colours and paper
 
-  document.querySelectorAll("input[name=theme]").forEach((each) => each.addEventListener("change", () => { root.dataset.theme = each.value; redraw(); }));
+  const themes = [...document.querySelectorAll("input[name=theme]")];
+  const remember = (store) => { try { return store(sessionStorage); } catch { return null; } }; // a page from a file may have none
+  for (const each of themes) each.addEventListener("change", () => {
+    root.dataset.theme = each.value;
+    remember((storage) => storage.setItem("musdbkit-theme", each.value));
+    redraw();
+  });
+  const remembered = themes.find((each) => each.value === remember((storage) => storage.getItem("musdbkit-theme")));
+  if (remembered) {
+    remembered.checked = true;
+    root.dataset.theme = remembered.value;
+  }
   dark.addEventListener("change", redraw);
+  // More columns than paper has room for are printed target by target, and a few methods at a time
+  function layTracks() {
+    const heads = columns.slice(1, -1).filter((head) => !head.hidden), tables = [], most = 12;
+    if (heads.length <= most) return;
+    $("tracks").classList.add("split");
+    data.targets.forEach((target, t) => {
+      const own = heads.filter((head) => Number(head.dataset.target) === t), nbTables = Math.ceil(own.length / most);
+      for (let i = 0; i < nbTables; i += 1) {
+        const cells = own.slice(Math.ceil((i * own.length) / nbTables), Math.ceil(((i + 1) * own.length) / nbTables));
+        if (!tables.length) cells.push(columns.at(-1)); // dropped frames: of all targets
+        tables.push(element("h3", target), table(
+          `${data.metric} in dB of ${target}`, ["Track", ...cells.map((head) => head.textContent)],
+          [...body.rows].filter((row) => !row.hidden).map((row) => [row.cells[0].textContent, ...cells.map((head) => row.cells[head.cellIndex].textContent)]),
+        ));
+      }
+    });
+    $("tracks-paper").replaceChildren(...tables);
+  }
   let closed = [];
   function print(on) {
     if (printing === on) return;
@@ -665,8 +708,13 @@
     if (on) {
       closed = [...document.querySelectorAll("details:not([open])")];
       for (const each of closed) each.open = true;
-            figures.forEach((each) => each.show());
-    } else for (const each of closed) each.open = false;
+      layTracks();
+      figures.forEach((each) => each.show());
+    } else {
+      for (const each of closed) each.open = false;
+      $("tracks").classList.remove("split");
+      $("tracks-paper").replaceChildren();
+    }
     redraw();
   }
   addEventListener("beforeprint", () => print(true));

@@ -44,6 +44,9 @@ def test_report_with_sound(run_cli: Run, scored: Path) -> None:
     again = run_cli(*command)
     assert "(already there, " in again.stdout
     assert (scored / "report.html").read_bytes() == page
+    result = run_cli("report", "estimates-scores", "--aggregation", "demucs-mean", "--no-reference", "--together")
+    assert result.returncode == 0, result.stderr
+    assert "median over frames, then mean over tracks" in (scored / "report.html").read_text(encoding="utf-8")
     changed = run_cli("report", "estimates-scores", "--metric", "usdr", "--json")
     assert changed.returncode == 0, changed.stderr
     document = json.loads(changed.stdout)
@@ -73,6 +76,7 @@ def test_what_cannot_be_heard_is_named_and_the_page_is_written(run_cli: Run, sco
         (("nowhere",), 1, "error: nowhere: no such file or folder, expected scores"),
         (("a", "--musdb", "musdb"), 2, "use it with --estimates"),
         (("a", "--metric", "PSNR"), 2, "metric is 'PSNR', expected one of SDR"),
+        (("a", "--aggregation", "mdx"), 2, "mdx is not made of SDR, expected sisec18 or demucs-mean"),
         (("a", "--out", "mine.html"), 1, "mine.html"),
         (("a", "--estimates", "x", "--estimates", "y", "--musdb", "a"), 2, "2 folders of estimates for 1 of scores"),
         (("a", "--estimates", "x"), 1, "MUSDB_PATH"),

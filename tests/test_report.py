@@ -7,7 +7,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from musdbkit import musdb18, oracle, report, scores, sisec18
+from musdbkit import musdb18, oracle, report, report_data, scores, sisec18
 from musdbkit.errors import DatasetError, ParameterError
 from musdbkit.excerpts import SIGNALS, Excerpt
 from musdbkit.methods import Method, Protocol, load_methods
@@ -260,7 +260,7 @@ def test_summary_has_the_aggregates(page: Page) -> None:
     rows = {row[0]: row[1:] for row in page.tables["summary-table"]}
     assert rows["SDR, dB"] == list(TARGETS)
     for method, label in zip(
-        make_methods(), ("one", "<b>two</b>", "mix mixture, the floor", "irm1 oracle, a ceiling"), strict=True
+        make_methods(), ("one", "<b>two</b>", "mix the mixture, a floor", "irm1 an oracle, a ceiling"), strict=True
     ):
         values = scores.aggregate(method.table, "sisec18")["SDR"]
         for target, cell in zip(TARGETS, rows[label], strict=True):
@@ -296,10 +296,13 @@ def test_sentence_says_who_is_better(tmp_path: Path) -> None:
     methods = [make_method(name, values, tracks=tracks) for name, values in (("one", first), ("two", second))]
     text = write(methods, tmp_path).text.replace("\xa0", " ")
     size = re.search(
-        r"In SDR over 12 tracks, two is better than one on vocals by (0\.41 dB \[0\.\d\d, 0\.\d\d\] \(p .*?\));", text
+        r"Over 12 tracks, two is better than one on vocals by (0\.41 dB \[0\.\d\d, 0\.\d\d\] \(p .*?\));", text
     )
     assert size
-    assert "; no difference from one is found on accompaniment." in text
+    assert "; no significant difference from one is found on accompaniment." in text
+    assert (
+        "In SDR, two leads significantly on vocals; no method leads significantly on accompaniment (highest: " in text
+    )
     swapped = write(methods[::-1], tmp_path).text.replace("\xa0", " ")
     assert f"one is worse than two on vocals by {size[1]};" in swapped
 
@@ -308,8 +311,99 @@ def test_too_few_tracks_are_not_called_equal(tmp_path: Path) -> None:
     page = write(
         [make_method(name, values, tracks=TRACKS[:5]) for name, values in (("one", first), ("two", second))], tmp_path
     )
-    assert "In SDR over 5 tracks, too few to tell two from one on vocals and accompaniment." in page.text
+    assert "5 tracks are too few to tell two from one on vocals and accompaniment." in page.text
+    assert "In SDR, the tracks are too few to tell who leads, fewer than 6, on vocals (highest: two) and " in page.text
     assert page.tables["pairs-table"][2][2] == DASH
+
+
+def test_sentences_are_few_and_start_with_the_largest_difference(tmp_path: Path) -> None:
+    tracks = [f"track {i}" for i in range(12)]
+    methods = [
+        make_method(
+            f"plus {up:g}", lambda i, k, f, up=up: first(i, k, f) + up + i / 50, tracks=tracks, targets=("vocals",)
+        )
+        for up in (0.0, 0.1, 0.4, 0.2, 0.3)
+    ]
+    alone = make_method("drummer", first, tracks=tracks, targets=("vocals", "drums"))
+    page = write([*methods, alone], tmp_path)
+    leads = [text for text in page.text.split("\n") if " is better than plus 0 on vocals by" in text]
+    assert [re.search(r"plus 0\.\d", text)[0] for text in leads] == ["plus 0.4", "plus 0.3", "plus 0.2"]  # type: ignore[index]
+    assert "2 more methods are compared below." in page.text
+    assert "drums is not ranked, for no two methods were scored alike on it." in page.text
+
+
+def test_boxes_are_of_finite_values(tmp_path: Path) -> None:
+    values = [1.0, 2.0, 3.0, 4.0, 30.0, INF, NAN]
+    method = make_method(
+        "one", lambda i, k, f: values[i], tracks=list("ABCDEFG"), targets=("vocals",), metrics=(), whole=("uSDR",)
+    )
+    (((box,),),) = write([method], tmp_path, metric="uSDR").data()["boxes"].values()
+    # numpy's linear quartiles of 1, 2, 3, 4, 30 are 2, 3, 4; within 1.5 * 2 of these are 1 and 4
+    assert box == {
+        "number": 5, "least": 1.0, "lower": 1.0, "q1": 2.0, "median": 3.0, "q3": 4.0, "upper": 4.0, "greatest": 30.0
+    }  # fmt: skip
+
+
+def test_values_are_of_the_chosen_aggregation() -> None:
+    frames = {"vocals": {"SDR": (1.0, INF, INF)}}
+    table = scores.to_frame([TrackScores("A", "test", 1.0, 1.0, (Scenario(("vocals",), frames),), {})])
+    method = replace(make_method("one", first), table=table)
+    for aggregation, expected in (("sisec18", 1.0), ("demucs-mean", INF), ("mdx", 1.0)):
+        assert report_data.track_values([method], aggregation)["SDR"] == [{("A", "vocals"): expected}]
+
+
+def test_cells_ranked_apart_have_a_dagger(tmp_path: Path) -> None:
+    methods = [make_method("one", first, targets=("vocals", "drums")), make_method("two", first)]
+    page = write(methods, tmp_path)
+    rows = {row[0]: row[1:] for row in page.tables["summary-table"]}
+    assert ["†" in cell for cell in rows["one"]] == [False, False, False]
+    assert ["†" in cell for cell in rows["two"]] == [True, False, False]
+    assert "vocals was scored as vocals+accompaniment instead of vocals+drums (two)." in page.text
+    assert "†" not in write(methods[:1], tmp_path).text
+
+
+def test_groups_have_headings(tmp_path: Path) -> None:
+    methods = [
+        make_method("one", first),
+        make_method("two", second, silence="per-target"),
+        make_method("three", second),
+    ]
+    rows = [row[0] for row in write(methods, tmp_path).tables["summary-table"]]
+    assert rows[1:] == [
+        "scored alike: silence rule museval", "one", "three", "scored otherwise: silence rule per-target", "two"
+    ]  # fmt: skip
+    assert not any(row[0].startswith("scored") for row in write(methods[:1], tmp_path).tables["summary-table"])
+
+
+def test_bounds_are_not_tested(page: Page) -> None:
+    rows = page.tables["pairs-table"]
+    assert rows[0][2] == "95 % interval (this pair alone)"
+    bounds = rows[rows.index(["mix against one"]) :]
+    assert {row[4] for row in bounds if len(row) > 1} == {DASH}
+    assert "Bounds are not tested and have no p." in page.text
+    assert "in four of five cases" in page.text
+
+
+def test_footnotes_are_of_what_is_shown(tmp_path: Path, page: Page) -> None:
+    assert "Bold and an asterisk" in page.text
+    same = write([make_method("one", first), make_method("two", first)], tmp_path)
+    assert "Bold and an asterisk" not in same.text
+    assert "* marks p" not in same.text
+    assert "Bounds are not" not in same.text
+
+
+def test_protocol_says_what_matters(tmp_path: Path) -> None:
+    method = make_method("one", first)
+    assert "BSSEval v4, frames of 1 s every 1 s, silence rule museval's, subset test" in write([method], tmp_path).text
+    whole = write([method], tmp_path, metric="uSDR").text
+    assert "Protocol whole tracks, subset test" in whole
+    foreign = replace(method, protocol=replace(method.protocol, document=None, mode=None))
+    assert (
+        "(version not recorded), frames of 1 s every 1 s, silence rule museval's, assumed,"
+        in write([foreign], tmp_path).text
+    )
+    bounds = write(make_methods()[2:], tmp_path)
+    assert "Methods 2 bounds" in bounds.text
 
 
 def test_best_is_marked_where_it_is_significant(tmp_path: Path) -> None:
@@ -369,10 +463,15 @@ def test_extreme_frames(tmp_path: Path) -> None:
 
 def test_tracks_without_a_value_are_a_dash(tmp_path: Path) -> None:
     values = {0: NAN, 1: -INF, 2: 5.0}
-    page = write([make_method("one", lambda i, k, f: values[i], tracks=["A", "B", "C"], whole=())], tmp_path)
-    assert [row[1] for row in page.tables["tracks-table"][2:]] == [DASH, DASH, "5.00"]  # sisec18 leaves infinities out
-    assert page.data()["values"]["SDR"][0][0] == [None, None, 5.0]
-    assert [row[3] for row in page.tables["tracks-table"][2:]] == ["12 of 12", "0 of 12", "0 of 12"]
+    method = make_method("one", lambda i, k, f: values.get(i, INF if f % 2 else -INF), tracks=list("ABCD"), whole=())
+    page = write([method], tmp_path)
+    shown = [DASH, f"{MINUS}∞", "5.00", "±∞"]
+    assert [row[1] for row in page.tables["tracks-table"][2:]] == shown
+    assert page.data()["values"]["SDR"][0][0] == [None, None, 5.0, None]  # sisec18 leaves infinities out
+    assert [row[3] for row in page.tables["tracks-table"][2:]] == ["12 of 12", "0 of 12", "0 of 12", "0 of 12"]
+    assert len([each for each in page.elements("td") if "every frame is infinite" in each.get("title", "")]) == 4
+    assert "∞: every frame is infinite, and sisec18 leaves such frames out" in page.text
+    assert "every frame is infinite" not in write([make_method("one", first)], tmp_path).text
 
 
 def test_whole_tracks_may_be_infinite(tmp_path: Path) -> None:
@@ -397,7 +496,7 @@ def test_one_track_one_target_one_method(tmp_path: Path) -> None:
     page = write([make_method("one", first, tracks=["A"], targets=["vocals"])], tmp_path)
     assert "pairs-table" not in page.tables
     assert "one has an SDR of" in page.text
-    assert "1 track: too few to tell methods apart." in page.text
+    assert "the median over 1 track." in page.text
     assert [row[0] for row in page.tables["tracks-table"][2:]] == ["A"]
 
 
@@ -431,6 +530,25 @@ def test_worst_seconds_lead_to_sounds(page: Page) -> None:
             int(each[f"data-{key}"]) for key in ("method", "track", "target")
         )
         assert clip["start"] <= float(each["data-start"]) < clip["stop"]
+
+
+def test_worst_seconds_start_with_the_worst(page: Page, tmp_path: Path) -> None:
+    rows = page.tables[next(key for key, table in page.tables.items() if table[0][-1] == "Excerpt")][1:]
+    values = [float(row[3].replace(MINUS, "-")) for row in rows]
+    assert values == sorted(values)
+    assert values[0] == -26.0
+    assert {row[4] for row in rows} == {"listen", DASH}
+    seconds = [each for each in page.elements("button") if "listen" in each.get("class", "")]
+    assert all("data-clip" in each and each["aria-label"].startswith("listen to ") for each in seconds)
+    few = make_method("one", lambda i, k, f: float(f), tracks=["A"], targets=["vocals"], nb_frames=11)
+    table = list(write([few], tmp_path).tables.values())[-1]
+    assert [row[3] for row in table[1:]] == ["0.00", "5.00"]  # five seconds apart; the median is 5
+
+
+def test_tables_have_captions_and_buttons_names(page: Page) -> None:
+    assert len(page.elements("caption")) == len(page.elements("table"))
+    names = [each.get("aria-label") for each in page.elements("button") if each.get("class") == "sort"]
+    assert names[1:3] == ["vocals, one", "vocals, <b>two</b>"]
 
 
 def test_sounds_are_embedded_once(page: Page) -> None:

@@ -44,6 +44,8 @@ def page(driver: Driver, path: Path) -> Iterator[Driver]:
     driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
     driver.get(path.as_uri())
+    driver.execute_script("sessionStorage.clear()")
+    driver.get(path.as_uri())
     yield driver
     assert browser.complaints(driver) == []
     assert set(browser.requests(driver)) <= {path.as_uri()}
@@ -140,6 +142,43 @@ def test_names_are_text(page: Driver) -> None:
     assert HOSTILE in column(page, 0)
 
 
+def test_boxes_are_drawn_as_stated(page: Driver) -> None:
+    script = """const plot = document.querySelectorAll("#boxes .plot")[arguments[0]];
+        return plot.calcdata.filter(([first]) => first.trace.type === "box")
+            .map(([box]) => [box.lf, box.q1, box.med, box.q3, box.uf])"""
+    for plot in page.find_elements("css selector", "#boxes .plot"):
+        page.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", plot)
+        wait(lambda plot=plot: plot.find_elements("css selector", "svg.main-svg"))
+    for metric in ("SIR", "uSDR", "SDR"):
+        click(page, f"input[name=box-metric][value={metric}]")
+        stated = page.execute_script("return JSON.parse(document.getElementById('data').textContent).boxes")[metric]
+        rows = page.execute_script(
+            "return [...document.querySelectorAll('#box-numbers tbody tr')].map((row) => row.cells[5].textContent)"
+        )
+        medians = []
+        for target, boxes in enumerate(stated):
+            keys = ("lower", "q1", "median", "q3", "upper")
+            assert page.execute_script(script, target) == [[box[key] for key in keys] for box in boxes]
+            medians += [box["median"] for box in boxes]
+        assert len(medians) == 8
+        assert [float(row.replace(MINUS, "-")) for row in rows] == pytest.approx(medians, abs=0.00501)
+    assert f"one: median {rows[0]} dB" in find(page, "#boxes .plot").get_attribute("aria-label")
+
+
+def test_bounds_are_drawn_as_bounds(page: Driver) -> None:
+    page.execute_script("document.querySelector('#boxes .plot').scrollIntoView({behavior: 'instant'})")
+    wait(lambda: page.find_elements("css selector", "#boxes .ytick text"))
+    labels = [each.text for each in page.find_elements("css selector", "#boxes figure:first-child .ytick text")]
+    assert sorted(labels) == ["<b>two</b>", "irm1 (ceiling)", "mix (floor)", "one"]
+    assert "bound: the mixture (floor) or an oracle (ceiling)" in find(page, "#box-key").text
+    inks = page.execute_script(
+        "return document.querySelector('#boxes .plot').data.filter((each) => each.type === 'box')"
+        ".map((each) => [each.line.color, each.fillcolor])"
+    )
+    assert inks[0] == inks[1] != inks[2] == inks[3]
+    assert inks[2][1] == "rgba(0, 0, 0, 0)"
+
+
 def test_policy_stops_foreign_scripts(driver: Driver, path: Path) -> None:
     driver.get(path.as_uri())
     driver.execute_script("document.body.insertAdjacentHTML('beforeend', '<img src=x onerror=\"window.ran = true\">')")
@@ -179,6 +218,10 @@ def test_filters(page: Driver) -> None:
     press(page, "#filter", '"friends"')
     assert column(page, 0) == [HOSTILE]
     assert find(page, "#filter-count").text == "1 of 7 tracks"
+    press(page, "#filter", "zzz")
+    assert find(page, "#filter-count").text == "none of 7 tracks has such a name"
+    find(page, "#filter").clear()
+    press(page, "#filter", '"friends"')
     choose(page, "#columns", "accompaniment")
     shown = [each.text for each in page.find_elements("css selector", "#tracks-table thead th") if each.is_displayed()]
     assert [text for text in shown if text in ("vocals", "accompaniment")] == ["accompaniment"]
@@ -201,7 +244,7 @@ def test_keys_move_the_cursor_and_read_out(page: Driver) -> None:
     choose(page, "#track", "A.B. - Dots")
     press(page, "#timeline", "\ue011", "\ue014")  # Home, right
     assert find(page, "#timeline").get_attribute("aria-valuenow") == "1"
-    assert find(page, "#timeline").get_attribute("aria-valuetext") == "0:01"
+    assert find(page, "#timeline").get_attribute("aria-valuetext") == "0:01, vocals 3.12 dB, accompaniment 5.12 dB"
     assert find(page, "#readout").text.split("\n")[0].startswith(f"0:01{DASH}0:02")
     readout = []
     for _ in range(8):
@@ -212,6 +255,39 @@ def test_keys_move_the_cursor_and_read_out(page: Driver) -> None:
     assert "vocals ∞ dB" in readout[7]
     press(page, "#timeline", "\ue010")  # End
     assert find(page, "#timeline").get_attribute("aria-valuenow") == str(FRAMES - 1)
+
+
+def test_far_frames_do_not_flatten_the_others(page: Driver) -> None:
+    choose(page, "#track", "A.B. - Dots")
+    find_range = "return document.getElementById('timeline-plot')._fullLayout.yaxis.range"
+    page.execute_script("document.getElementById('timeline').scrollIntoView({block: 'center', behavior: 'instant'})")
+    wait(lambda: page.execute_script("return !!document.getElementById('timeline-plot')._fullLayout"))
+    low, high = page.execute_script(find_range)
+    assert -2 < low <= 0 < 6 < high < 9
+    symbols = page.execute_script(
+        "return document.getElementById('timeline-plot').data.flatMap((each) => Array.isArray(each.marker.symbol) ?"
+        " each.y.map((y, i) => [each.x[i], y, each.marker.symbol[i]]) : [])"
+    )
+    assert [(x, symbol) for x, _, symbol in symbols] == [
+        (7.5, "triangle-down"),
+        (9.5, "triangle-up-open"),
+        (7.5, "triangle-down"),
+    ]
+    assert all(low < y < high for _, y, _ in symbols)
+    assert find(page, "#fit-field").text == "fit all values (2 beyond the edge)"
+    click(page, "#fit")
+    wait(lambda: page.execute_script(find_range)[0] < -20)
+
+
+def test_the_focus_ring_leaves_the_readout_alone(page: Driver) -> None:
+    press(page, "#timeline", "\ue011")  # Home
+    ring, gap = page.execute_script(
+        """const node = document.getElementById("timeline"), style = getComputedStyle(node);
+        const ring = parseFloat(style.outlineWidth) + parseFloat(style.outlineOffset);
+        return [ring, document.getElementById("readout").getBoundingClientRect().top
+            - node.getBoundingClientRect().bottom]"""
+    )
+    assert 0 < ring < gap
 
 
 def test_the_mouse_reads_out_too(page: Driver) -> None:
@@ -242,12 +318,12 @@ def test_a_click_where_there_is_no_sound_offers_the_nearest(page: Driver) -> Non
     choose(page, "#track", HOSTILE)
     point_at(page, 2.0)
     assert re.fullmatch(
-        rf"There is no sound at 0:0(2|1\.9|2\.1); the nearest is vocals 0:05{DASH}0:10\.", find(page, "#notice").text
+        rf"No excerpt at 0:0(2|1\.9|2\.1); the nearest is vocals 0:05{DASH}0:10\.", find(page, "#notice").text
     )
     click(page, "#offer")
     assert (player(page, "state"), player(page, "clip")) == ("paused", "0")
     choose(page, "#track", "PR - Oh No")
-    assert "There is no sound of this track and method." in find(page, "#notice").text
+    assert "There is no excerpt of this track and method." in find(page, "#notice").text
     click(page, "#offer")
     assert find(page, "#track").get_attribute("value") == str(sorted(TRACKS).index(HOSTILE))
 
@@ -321,7 +397,34 @@ def test_a_worst_second_opens_with_its_sound(page: Driver) -> None:
     assert page.find_elements("css selector", ".seek .worst")
 
 
+def test_a_worst_second_without_an_excerpt_loads_no_other(page: Driver) -> None:
+    script = """return [...document.querySelectorAll("button.second:not([data-clip])")].findIndex((each) =>
+        each.dataset.track === arguments[0] && each.dataset.target === "1" && each.dataset.method === "0")"""
+    track = sorted(TRACKS).index("A.B. - Dots")
+    place = page.execute_script(script, str(track))
+    button = page.find_elements("css selector", "button.second:not([data-clip])")[place]
+    page.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", button)
+    assert button.accessible_name == "0:07, accompaniment of A.B. - Dots"
+    before = player(page, "clip")
+    button.click()
+    assert find(page, "#track").get_attribute("value") == str(track)
+    assert player(page, "clip") == before == "0"  # of the other track
+    assert find(page, "#notice").text.startswith("No excerpt of accompaniment at 0:07; the nearest is vocals 0:00")
+
+
+def test_listen_plays(page: Driver) -> None:
+    click(page, "button.listen[data-clip='1']")
+    wait(lambda: player(page, "state") == "playing")
+    assert player(page, "clip") == "1"
+    assert find(page, "#notice").text == f"Loaded: vocals 0:00{DASH}0:05 of A.B. - Dots."
+
+
 # Dark, phone, paper
+
+
+def render(page: Driver) -> bool:
+    """Let a page draw a frame, before which it does not hear of another medium, and without a window none may come."""
+    return bool(page.get_screenshot_as_png())
 
 
 def colours(page: Driver) -> tuple[str, str]:
@@ -342,13 +445,20 @@ def test_dark_by_preference_and_by_choice(page: Driver) -> None:
     page.execute_cdp_cmd(
         "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
     )
-    dark = wait(lambda: (found := colours(page))[1] != light[1] and found)
+    dark = wait(lambda: render(page) and (found := colours(page))[1] != light[1] and found)
     assert dark[0] != light[0] == "rgb(255, 255, 255)"
     click(page, ".theme input[value=light]")
     assert colours(page) == light
     page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
     click(page, ".theme input[value=dark]")
     assert colours(page) == dark
+
+
+def test_colours_are_remembered(page: Driver, path: Path) -> None:
+    click(page, ".theme input[value=dark]")
+    page.get(path.as_uri())
+    assert find(page, "html").get_attribute("data-theme") == "dark"
+    assert find(page, ".theme input[value=dark]").is_selected()
 
 
 def test_a_phone_needs_no_sideways_scrolling(page: Driver) -> None:
@@ -367,6 +477,49 @@ def test_a_phone_needs_no_sideways_scrolling(page: Driver) -> None:
     wide = """return [...document.querySelectorAll("main *")].filter((node) => !node.closest(".scroll, .hidden"))
         .filter((node) => node.getBoundingClientRect().right > 391).map((node) => node.outerHTML.slice(0, 80))"""
     assert page.execute_script(wide) == []
+    right = """return Math.max(...[...document.querySelectorAll("#worst :is(td, button)")]
+        .map((each) => each.getBoundingClientRect().right))"""
+    assert page.execute_script(right) <= 390
+    small = """return [...document.querySelectorAll("button, select, summary, .contents a, label:has(input)")]
+        .map((node) => [node.textContent.trim(), node.getBoundingClientRect()])
+        .filter(([, box]) => box.width && (box.height < 24 || box.width < 24)).map(([text]) => text)"""
+    assert page.execute_script(small) == []
+
+
+def test_tracks_of_two_methods_fit_a_screen(page: Driver, tmp_path: Path) -> None:
+    targets = ("vocals", "drums", "bass", "other", "accompaniment")
+    methods = [make_method(name, first, targets=targets, nb_frames=3) for name in ("open-unmix-umxl", "my-network")]
+    report.report(methods, tmp_path / "report.html")
+    page.get((tmp_path / "report.html").as_uri())
+    inner, outer = page.execute_script(
+        "const node = document.querySelector('#tracks .scroll'); return [node.scrollWidth, node.clientWidth]"
+    )
+    assert inner <= outer
+    assert page.execute_script("return document.documentElement.scrollWidth <= innerWidth")
+    browser.requests(page)
+
+
+def test_paper_has_many_methods_by_target(page: Driver, tmp_path: Path) -> None:
+    methods = [make_method(f"method {i}", first, nb_frames=3) for i in range(14)]
+    report.report(methods, tmp_path / "report.html")
+    page.get((tmp_path / "report.html").as_uri())
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    script = """return [...document.querySelectorAll("#tracks-paper table")].filter((each) => each.checkVisibility())
+        .map((each) => [each.caption.textContent, each.rows.length, each.rows[0].cells.length])"""
+    wait(lambda: render(page) and page.execute_script(script))
+    assert page.execute_script(script) == [
+        ["SDR in dB of vocals", 8, 9],  # with the dropped frames
+        ["SDR in dB of vocals", 8, 8],
+        ["SDR in dB of accompaniment", 8, 8],
+        ["SDR in dB of accompaniment", 8, 8],
+    ]
+    assert not find(page, "#tracks-table").is_displayed()
+    assert find(page, "#timeline-caption").text == f"SDR of method 0, {HOSTILE}, by second"
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    wait(lambda: render(page) and not page.find_elements("css selector", "#tracks-paper table"))
+    assert find(page, "#tracks-table").is_displayed()
+    assert not find(page, "#timeline-caption").is_displayed()
+    browser.requests(page)
 
 
 def test_paper_shows_all(page: Driver) -> None:
@@ -374,7 +527,7 @@ def test_paper_shows_all(page: Driver) -> None:
         "Emulation.setEmulatedMedia",
         {"media": "print", "features": [{"name": "prefers-color-scheme", "value": "dark"}]},
     )
-    wait(lambda: not page.find_elements("css selector", "details:not([open])"))
+    wait(lambda: render(page) and not page.find_elements("css selector", "details:not([open])"))
     assert not find(page, "#player").is_displayed()
     assert not find(page, ".theme").is_displayed()
     assert all(table.is_displayed() for table in page.find_elements("css selector", "details:not(.noprint) table"))
@@ -383,7 +536,7 @@ def test_paper_shows_all(page: Driver) -> None:
     wait(lambda: all(plot.find_elements("css selector", "svg.main-svg") for plot in plots))
     assert colours(page)[0] == "rgb(255, 255, 255)"
     page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
-    wait(lambda: page.find_elements("css selector", "details:not([open])"))
+    wait(lambda: render(page) and page.find_elements("css selector", "details:not([open])"))
 
 
 def test_prints(page: Driver) -> None:
