@@ -104,6 +104,11 @@ class Comparison:
     reference: dict[str, dict[str, float]]
     notes: tuple[str, ...]
 
+    def find_p(self, target: str, first: str, second: str) -> float:
+        """Return the corrected p of two methods on a target; nan where they are not ranked together."""
+        found = (ranking.find_p(first, second) for ranking in self.rankings if ranking.target == target)
+        return next((p for p in found if not np.isnan(p)), float("nan"))
+
 
 def compare(
     methods: Sequence[Method],

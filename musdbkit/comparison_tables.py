@@ -162,8 +162,7 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
         for target, baseline in comparison.baselines[name].items():
             pair = plain(comparison.pairs[name][target])
             pair["p_uncorrected"] = pair.pop("p_value")
-            p_values = [ranking.find_p(name, baseline) for ranking in comparison.rankings if ranking.target == target]
-            holm = plain(next((p for p in p_values if not math.isnan(p)), math.nan))
+            holm = plain(comparison.find_p(target, name, baseline))
             documents[target] = {"baseline": baseline, **pair, "p_holm": holm}
         return documents
 
@@ -301,19 +300,17 @@ def _legend(comparison: Comparison, mark: str) -> list[str]:
 
 def _pair_lines(comparison: Comparison) -> dict[str, list[list[str]]]:
     """Return the comparison of each method with its baseline: under a title for both, a line for each target."""
-    rankings = {(ranking.target, name): ranking for ranking in comparison.rankings for name in ranking.methods}
     tables: dict[str, list[list[str]]] = {}
     for name, by_target in comparison.pairs.items():
         for target, pair in by_target.items():
             baseline = comparison.baselines[name][target]
-            ranking = rankings.get((target, name))
             tables.setdefault(f"{name} against {baseline}", []).append(
                 [
                     target,
                     _format(pair.difference, sign=True),
                     _bracket(pair.interval, "+.2f"),
                     f"{pair.wins}/{pair.ties}/{pair.losses}",
-                    _format_p(ranking.find_p(name, baseline) if ranking else math.nan),
+                    _format_p(comparison.find_p(target, name, baseline)),
                     "-" if math.isnan(pair.resolvable) else f"{pair.resolvable:.2f}",
                 ]
             )

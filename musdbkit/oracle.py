@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeAlias, TypedDict
+from typing import Any, Final, TypeAlias, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -315,19 +315,19 @@ def oracle(
         source, target = (root / subset).resolve(), (out / subset).resolve()
         if source == target or source in target.parents:
             raise DatasetError(f"{out}: is in the dataset's own folders, expected another folder to write to")
-    description = out / SEPARATION
-    if _read_description(description, method, force) not in (None, _describe(method)) and not dry_run:
-        _write_description(description, method)  # before the tracks: after a kill the next run goes on
     jobs = [_Job(track, out / track.subset / track.name, method, force, dry_run) for track in found]
     label = "dry run" if dry_run else f"oracle {method}"
+    description = out / SEPARATION
     try:
+        if not _is_described(description, method, force) and description.exists() and not dry_run:
+            _write_description(description, method)  # before the tracks: after a kill the next run goes on
         outcome = for_each(_estimate_track, jobs, key=lambda job: job.track.key, label=label, parallel=parallel)
         if outcome.done and not dry_run and not description.exists():
             _write_description(description, method)
         return outcome
     finally:
         if not dry_run:
-            remove_partials(out / subset for subset in musdb18.SUBSETS)
+            remove_partials([out, *(out / subset for subset in musdb18.SUBSETS)])
 
 
 def summarise(outcome: Outcome[Estimated], out: Path) -> Totals:
@@ -335,33 +335,34 @@ def summarise(outcome: Outcome[Estimated], out: Path) -> Totals:
     return add_up(outcome.done.values(), out)
 
 
-def _describe(method: str) -> str:
+def _describe(method: str) -> dict[str, Any]:
     """Return what `separation.json` says of a method's estimates."""
-    return json.dumps({"program": PROGRAM, "model": {"name": method}, "options": {}}, indent=2) + "\n"
+    return {"program": PROGRAM, "model": {"name": method}, "options": {}}
 
 
-def _read_description(path: Path, method: str, force: bool) -> str | None:
-    """Return what a folder says of its estimates, if anything; refuse one of others, unless it is to be replaced."""
+def _is_described(path: Path, method: str, force: bool) -> bool:
+    """Return whether a folder says that its estimates are a method's; refuse others, unless they are to be replaced."""
     try:
-        found = path.read_text(encoding="utf-8", errors="replace")
+        found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return None
+        return False
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError):
+        found = None  # whatever it is, it is of others
     if found != _describe(method) and not force:
         maker = next((other for other in METHODS if found == _describe(other)), "another program")
         raise DatasetError(
             f"{path}: the estimates are of {maker}, not of {method}: --force replaces them, or choose another --out"
         )
-    return found
+    return bool(found == _describe(method))
 
 
 def _write_description(path: Path, method: str) -> None:
-    """Write `separation.json`, whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
+    """Write `separation.json`, whole or not at all, also where another run does."""
     try:
-        partial.write_text(_describe(method), encoding="utf-8")
-        partial.replace(path)
+        with partial_folder(path) as partial:
+            write_record(path, _describe(method), partial / NEW)
     except OSError as error:
         raise DatasetError(f"{path}: cannot be written: {error.strerror}") from error
 

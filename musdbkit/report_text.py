@@ -150,7 +150,7 @@ def _compare_in_words(comparison: Comparison, name: str) -> str:
     for target, baseline in comparison.baselines[name].items():
         if baseline in bounds:
             continue
-        pair, p = comparison.pairs[name][target], _find_p(comparison, target, name, baseline)
+        pair, p = comparison.pairs[name][target], comparison.find_p(target, name, baseline)
         if pair.nb_tracks < stats.LEAST_TRACKS:
             parts.setdefault((baseline, "few"), []).append(target)
             few.add(pair.nb_tracks)
@@ -391,7 +391,7 @@ def _list_pairs(comparison: Comparison) -> list[dict[str, Any]]:
 
 def _pair_row(comparison: Comparison, name: str, baseline: str, target: str) -> dict[str, Any]:
     """Return one paired comparison."""
-    pair, p = comparison.pairs[name][target], _find_p(comparison, target, name, baseline)
+    pair, p = comparison.pairs[name][target], comparison.find_p(target, name, baseline)
     return {
         "target": target,
         "difference": _db(pair.difference, signed=True),
@@ -402,12 +402,6 @@ def _pair_row(comparison: Comparison, name: str, baseline: str, target: str) -> 
         "resolvable": _db(pair.resolvable),
         "tracks": str(pair.nb_tracks) + (f" (of {pair.nb_tracks + pair.nb_left_out})" if pair.nb_left_out else ""),
     }
-
-
-def _find_p(comparison: Comparison, target: str, name: str, other: str) -> float:
-    """Return the corrected p of two methods that are ranked together, nan of others."""
-    found = (each.find_p(name, other) for each in comparison.rankings if each.target == target)
-    return next((p for p in found if not math.isnan(p)), math.nan)
 
 
 def _list_changes(comparison: Comparison) -> list[dict[str, Any]]:

@@ -606,3 +606,19 @@ def test_a_link_to_the_track_itself_is_refused(tmp_path: Path) -> None:
     outcome = run(tmp_path / "wavs", tmp_path / "out", "mix", force=True)
     assert "is the track itself" in outcome.failed["test/A"]
     assert tree(folder) == before
+
+
+@pytest.mark.parametrize("text", ["", "null", "[1]", '{"program": "yours"}'])
+def test_what_others_say_of_a_folder_is_replaced_by_force_only(root: Path, tmp_path: Path, text: str) -> None:
+    path = tmp_path / "out" / SEPARATION
+    path.parent.mkdir()
+    path.write_text(text)
+    with pytest.raises(DatasetError, match="of another program, not of mix: --force replaces them"):
+        run(root, tmp_path / "out", "mix")
+    assert path.read_text() == text
+    assert not run(root, tmp_path / "out", "mix", force=True, dry_run=True).failed
+    assert path.read_text() == text
+    assert not run(root, tmp_path / "out", "mix", force=True).failed
+    assert json.loads(path.read_text())["model"] == {"name": "mix"}
+    assert not run(root, tmp_path / "out", "mix").failed
+    assert {each.name for each in path.parent.iterdir()} == {"train", "test", SEPARATION}
