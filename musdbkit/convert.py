@@ -218,7 +218,12 @@ def _convert_track(job: _Job) -> Converted:
         stream = audio.probe_stems(job.track.path)[0]
         _check_rate(job, stream.sample_rate)
         source = functools.cache(functools.partial(_source, job.track.path))
-        missing = _missing_targets(job, job.folder, source)
+        try:
+            missing = _missing_targets(job, job.folder, source)
+        except DatasetError:  # which may be of a folder that another run changes: under the lock it is looked at again
+            if job.dry_run:
+                raise
+            missing = list(job.settings.targets)
         if job.dry_run:
             return _estimate(job, missing, stream)
         written = _write_track(job, stream.sample_rate, source) if missing else {}
