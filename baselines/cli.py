@@ -30,17 +30,26 @@ from musdbkit.errors import MissingDependencyError, printable
 
 app = typer.Typer(
     name="baselines",
-    help="Train, run and study reference models: Spleeter's U-Net and BLSTM, and Open-Unmix.",
+    help="Train, run and study reference models: Spleeter's, Open-Unmix, U-Nets of many blocks, transformers.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-ModelName: TypeAlias = Literal["spleeter-unet", "spleeter-blstm", "open-unmix"]
-RecipeName: TypeAlias = Literal["paper", "upstream"]
+ModelName: TypeAlias = Literal[
+    "spleeter-unet", "spleeter-blstm", "open-unmix", "block-unet", "umx-transformer", "auto-transformer"
+]
 Device = Annotated[
     Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute; auto is a GPU if there is one.")
 ]
 Model = Annotated[ModelName | None, typer.Option("--model", help="Which model.")]
+RecipeName = Annotated[
+    str,
+    typer.Option(
+        "--recipe",
+        metavar="NAME|FILE.json",
+        help="paper: with averaged weights; upstream: as the original program; large: of block-unet; or your own.",
+    ),
+]
 
 
 @app.callback()
@@ -69,17 +78,14 @@ def train(
         typer.Option(
             "--musdb",
             metavar="ROOT",
-            help="Dataset as 16-bit wav, for Open-Unmix; MUSDB_PATH, or ./musdb18-wav where that holds stem files.",
+            help="Dataset as 16-bit wav, for all others; MUSDB_PATH, or ./musdb18-wav where that holds stem files.",
         ),
     ] = None,
     cache: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Spectrogram cache, for Spleeter's models; ./cache by default."),
     ] = None,
-    recipe: Annotated[
-        RecipeName,
-        typer.Option(help="As the papers say, with averaged weights, or as the original programs do."),
-    ] = "paper",
+    recipe: RecipeName = "paper",
     targets: Annotated[
         str | None, typer.Option(metavar="LIST", help="Comma separated; by default the configuration's, or the stems.")
     ] = None,
@@ -102,8 +108,9 @@ def train(
     devices: Annotated[int, typer.Option(min=1, help="GPUs, or processes on a CPU; torchrun sets its own.")] = 1,
     nodes: Annotated[int, typer.Option(min=1, help="Machines, where a cluster's scheduler started this.")] = 1,
     precision: Annotated[
-        Literal["auto", "float32", "bf16"], typer.Option(help="Of the networks; auto is bf16 on GPUs that have it.")
-    ] = "auto",
+        Literal["auto", "float32", "bf16"] | None,
+        typer.Option(help="Of the networks, in place of the recipe's; auto is bf16 on GPUs that have it."),
+    ] = None,
     compile_networks: Annotated[
         bool | None, typer.Option("--compile/--no-compile", help="Compile the networks; by default on a GPU.")
     ] = None,
@@ -113,7 +120,7 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train a model on a spectrogram cache or on wav files."""
-    from baselines import plans
+    from baselines import models, plans
     from baselines import train as module
 
     if (config is None) == (model is None):
@@ -121,9 +128,9 @@ def train(
     if resume and force:
         raise typer.BadParameter("either this or --resume", param_hint="--force")
     changes = _read_changes(settings or []) | ({"max_steps": max_steps} if max_steps is not None else {})
-    reads_waves = model == "open-unmix"
+    reads_waves = model is not None and models.MODELS[model].reads == "waves"
     if reads_waves and cache is not None:
-        raise typer.BadParameter("open-unmix reads wav files: --musdb ROOT", param_hint="--cache")
+        raise typer.BadParameter(f"{model} reads wav files: --musdb ROOT", param_hint="--cache")
     if not reads_waves and musdb is not None:
         raise typer.BadParameter("Spleeter's models read a cache: --cache DIR", param_hint="--musdb")
     data = (musdb or _find_waves()) if reads_waves else cache or Path("cache")
@@ -254,7 +261,7 @@ def study(
     model: Annotated[ModelName, typer.Option("--model", help="Which model.")] = "spleeter-unet",
     stems: Annotated[str, typer.Option(metavar="2|4|2,4", help="Vocals and accompaniment, all four, or both.")] = "4",
     musdb: MusdbWavRoot = None,
-    recipe: Annotated[RecipeName, typer.Option(help="As for train.")] = "paper",
+    recipe: RecipeName = "paper",
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Another setting, for all values.")
     ] = None,

@@ -1,4 +1,4 @@
-"""Batches of magnitudes to train on: Spleeter's sampling from a spectrogram cache, Open-Unmix's from waves.
+"""Batches of spectrograms to train on: Spleeter's sampling from a spectrogram cache, that of others from waves.
 
 Reads the arrays of `musdbkit cache`, or 16-bit wav files; needs nothing that decodes audio. Writes nothing.
 
@@ -12,7 +12,9 @@ is another thread, so that training begins at once.
 References
 ----------
 Spleeter: github.com/deezer/spleeter, version 2.4.2, `spleeter/dataset.py`. Open-Unmix: github.com/sigsep/
-open-unmix-pytorch, version 1.3, `openunmix/data.py`, class MUSDBDataset.
+open-unmix-pytorch, version 1.3, `openunmix/data.py`, class MUSDBDataset. Block U-Nets: github.com/ws-choi/
+ISMIR2020_U_Nets_SVS, `source_separation/data/musdb_wrapper`. Long inputs: github.com/legoodmanner/sequence_length_ss,
+`dataset/augment.py`.
 """
 
 import queue
@@ -45,23 +47,25 @@ VALIDATION_SECONDS: Final = 12.0
 
 _NB_AHEAD: Final = 4  # batches that the thread prepares: more than one, as page faults come in bursts
 _FULL_SCALE: Final = 2.0**-15
-_LEAST_GAIN: Final = 0.25
-_MOST_GAIN: Final = 1.25
 _BLOCK_FRAMES: Final = 2048  # of which statistics are taken at a time
 _FREE_SHARE: Final = 0.6  # of the GPU's memory that data may take; the rest is for the network
 
 
 class Batch(NamedTuple):
-    """What a network learns from.
+    """What a network learns from: magnitudes, or spectra for networks that take those.
 
     Attributes
     ----------
-    mixture : magnitudes [shape=(batch_size, nb_channels, nb_bins, nb_frames), float32].
-    targets : magnitudes [shape=(batch_size, nb_targets, nb_channels, nb_bins, nb_frames), float32].
+    mixture : what goes in [shape=(batch_size, nb_channels, nb_bins, nb_frames), float32 or complex64].
+    targets : what is to come out [shape=(batch_size, nb_targets, nb_channels, nb_bins, nb_frames), as the mixture].
+    spectrum : the mixture's spectra, for losses that are measured of waves [shape as the mixture's, complex64].
+    waves : the targets, for the same [shape=(batch_size, nb_targets, nb_channels, nb_samples), float32].
     """
 
     mixture: Tensor
     targets: Tensor
+    spectrum: Tensor | None = None
+    waves: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -400,20 +404,55 @@ class _Mix(NamedTuple):
     swaps: NDArray[np.bool_]
 
 
-class WaveBatches(Batches):
-    """Open-Unmix's batches, from waves: each source from a track of its own, at random gain, channels swapped or not.
+@dataclass(frozen=True)
+class Mixing:
+    """How the sources of an example are put together; by default as Open-Unmix does.
 
-    The mixture is the sum of the sources. Validation takes whole tracks and their own mixtures, one by one.
+    Attributes
+    ----------
+    how : `independent`: each source comes from a track and a place of its own; `remix`: tracks are cut into windows,
+        of which each is taken once before any is taken again, all sources of one together; they are then shuffled, each
+        kind for itself, among the examples of a group.
+    least_gain, most_gain : each source is multiplied by a number between these.
+    swap : when the channels of a source change places: `source`: half of the times; `batch`: half of the times in half
+        of the batches; `none`: never.
+    group : examples of a group; where a batch does not consist of whole groups, it is one.
+    shift : samples by which a window is longer than an example, which begins somewhere in them.
+    complex : whether spectra are given, not magnitudes.
+    with_waves : whether what losses of waves need is given, too.
+    whole : whether validation takes whole tracks and their own mixtures, not segments as long as examples and the sums
+        of the sources.
+    """
+
+    how: str = "independent"
+    least_gain: float = 0.25
+    most_gain: float = 1.25
+    swap: str = "source"
+    group: int = 4
+    shift: int = 0
+    complex: bool = False
+    with_waves: bool = False
+    whole: bool = True
+
+
+AS_OPEN_UNMIX: Final = Mixing()
+
+
+class WaveBatches(Batches):
+    """Batches from waves: mixtures are the sums of sources, of the same place or of others.
+
+    Validation is measured of what is there: whole tracks one by one, or all their segments.
 
     Parameters
     ----------
     waves : their reader, of signals `mixture`, drums, bass, other and vocals.
     targets : what is estimated: sources, or sums of them (`musdb18.TARGETS`).
-    transform : whose magnitudes are given.
+    transform : which spectrograms are given.
     segment_seconds : length of an example.
     batch_size : examples in a batch of this process.
     seed : of all that is drawn.
     device : where batches are wanted.
+    mixing : how sources are put together.
 
     Raises
     ------
@@ -431,19 +470,25 @@ class WaveBatches(Batches):
         batch_size: int,
         seed: int,
         device: torch.device,
+        mixing: Mixing = AS_OPEN_UNMIX,
     ) -> None:
         super().__init__(waves, musdb18.STEMS, batch_size, seed, device)
         unknown = [target for target in targets if target not in musdb18.TARGETS]
         if unknown:
             raise ParameterError(f"no target {', '.join(unknown)}: expected some of {', '.join(musdb18.TARGETS)}")
         self._transform = transform
+        self._mixing = mixing
         self._length = round(segment_seconds * waves.sample_rate)
         if transform.nb_frames(self._length) < 1:
             raise ParameterError(f"segment_seconds is {segment_seconds}, expected {transform.n_fft} samples or more")
-        self._leave_out([track for track in self.tracks if waves.nb_samples(track) <= self._length])
+        needed = self._length + mixing.shift if mixing.how == "remix" else self._length + 1
+        self._leave_out([track for track in self.tracks if waves.nb_samples(track) < needed])
         if not self.tracks:
-            raise ParameterError(f"{waves.path}: no track to train on is longer than {segment_seconds} s")
+            seconds = segment_seconds + mixing.shift / waves.sample_rate
+            raise ParameterError(f"{waves.path}: no track to train on is longer than {seconds:g} s")
         self._nb_samples = np.array([waves.nb_samples(track) for track in self.tracks])
+        self._windows = self._cut_windows()
+        self._epoch_order: tuple[int, NDArray[np.int64]] | None = None
         sums = [[stem in musdb18.TARGETS[target] for stem in self._signals] for target in targets]
         self._sums = torch.tensor(sums, dtype=torch.float32, device=device)
 
@@ -453,17 +498,58 @@ class WaveBatches(Batches):
         nb_channels = self._array(self.tracks[0], self._signals[0]).shape[1]
         return 2 * int(self._nb_samples.sum()) * int(nb_channels) * len(self._signals)
 
+    @property
+    def nb_segments(self) -> int:
+        """How many segments that do not overlap the tracks to train on hold; of remixed ones, windows."""
+        return len(self._windows)
+
+    def _cut_windows(self) -> NDArray[np.int64]:
+        """Return the windows of all tracks: number of the track and first sample [shape=(nb_windows, 2)]."""
+        length = self._length + (self._mixing.shift if self._mixing.how == "remix" else 0)
+        counts = self._nb_samples // length
+        tracks = np.repeat(np.arange(len(counts)), counts)
+        return np.column_stack([tracks, np.concatenate([np.arange(count) for count in counts]) * length])
+
     def _draw(self, first_step: int, share: Share) -> Iterator[_Mix]:
         shape = (share.world_size, self.batch_size, len(self._signals))
         step = first_step
         while True:
             rng = np.random.default_rng((self._seed, step))
-            tracks = rng.integers(len(self.tracks), size=shape)
-            starts = rng.integers(self._nb_samples[tracks] - self._length, endpoint=True)
-            gains = rng.uniform(_LEAST_GAIN, _MOST_GAIN, shape).astype(np.float32)
-            swaps = rng.random(shape) < 0.5
+            if self._mixing.how == "remix":
+                tracks, starts = self._remix(rng, step, shape)
+            else:
+                tracks = rng.integers(len(self.tracks), size=shape)
+                starts = rng.integers(self._nb_samples[tracks] - self._length, endpoint=True)
+            gains = rng.uniform(self._mixing.least_gain, self._mixing.most_gain, shape).astype(np.float32)
+            swaps = rng.random(shape) < (0.0 if self._mixing.swap == "none" else 0.5)
+            if self._mixing.swap == "batch":
+                swaps &= rng.random((share.world_size, 1, 1)) < 0.5
             yield _Mix(*(values[share.rank] for values in (tracks, starts, gains, swaps)))
             step += 1
+
+    def _remix(
+        self, rng: np.random.Generator, step: int, shape: tuple[int, int, int]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return tracks and first samples of a step's examples, the sources shuffled in groups [shape as given]."""
+        world_size, batch_size, nb_sources = shape
+        nb_examples = world_size * batch_size
+        numbers = step * nb_examples + np.arange(nb_examples)
+        epochs, places = np.divmod(numbers, self.nb_segments)
+        orders = {epoch: self._order(int(epoch)) for epoch in np.unique(epochs)}
+        windows = self._windows[[orders[epoch][place] for epoch, place in zip(epochs, places, strict=True)]]
+        windows[:, 1] += rng.integers(self._mixing.shift, size=nb_examples, endpoint=True)
+        group = self._mixing.group if batch_size % self._mixing.group == 0 else batch_size
+        grouped = np.repeat(windows.reshape(-1, group, 1, 2), nb_sources, axis=2)
+        orders_in_group = rng.permuted(np.broadcast_to(np.arange(group)[:, None], grouped.shape[:3]), axis=1)
+        shuffled = np.take_along_axis(grouped, orders_in_group[..., None], axis=1).reshape(*shape, 2)
+        return shuffled[..., 0], shuffled[..., 1]
+
+    def _order(self, epoch: int) -> NDArray[np.int64]:
+        """Return the order in which an epoch takes the windows."""
+        if self._epoch_order is None or self._epoch_order[0] != epoch:
+            rng = np.random.default_rng((self._seed, epoch, 1))  # three numbers: no step's
+            self._epoch_order = epoch, rng.permutation(self.nb_segments)
+        return self._epoch_order[1]
 
     def _stage(self, draw: _Mix) -> Tensor:
         first = self._array(self.tracks[0], self._signals[0])
@@ -489,18 +575,42 @@ class WaveBatches(Batches):
         return self._transform_all(sources.sum(1), sources)
 
     def _transform_all(self, mixture: Tensor, sources: Tensor) -> Batch:
-        """Return magnitudes of the mixture and the targets, from waves with time last."""
-        targets = torch.einsum("ts,bscn->btcn", self._sums, sources)
-        return Batch(stft(mixture, self._transform).abs(), stft(targets, self._transform).abs())
+        """Return spectrograms of the mixture and the targets, from waves with time last."""
+        waves = torch.einsum("ts,bscn->btcn", self._sums, sources)
+        spectrum, targets = stft(mixture, self._transform), stft(waves, self._transform)
+        extra = (spectrum, waves) if self._mixing.with_waves else ()
+        if self._mixing.complex:
+            return Batch(spectrum, targets, *extra)
+        return Batch(spectrum.abs(), targets.abs(), *extra)
 
     def valid(self, share: Share = ALONE) -> Iterator[Batch]:
-        """Yield whole validation tracks."""
+        """Yield whole validation tracks, or all their segments."""
+        if not self._mixing.whole:
+            yield from self._valid_segments(share)
+            return
         for track in self.valid_tracks[share.rank :: share.world_size]:
             if self.reader.nb_frames(track) < self._transform.n_fft:
                 continue
             waves = np.stack([self._array(track, signal) for signal in (MIXTURE, *self._signals)])
             samples = torch.from_numpy(waves).to(self._device).mT.contiguous() * _FULL_SCALE
             yield self._transform_all(samples[None, 0], samples[None, 1:])
+
+    def _valid_segments(self, share: Share) -> Iterator[Batch]:
+        """Yield the segments of validation tracks that are whole, in batches; their mixtures are sums of sources."""
+        places = [
+            (track, start)
+            for track in self.valid_tracks
+            for start in range(0, self.reader.nb_frames(track) - self._length + 1, self._length)
+        ][share.rank :: share.world_size]
+        for i in range(0, len(places), self.batch_size):
+            waves = np.stack(
+                [
+                    [self._array(track, signal)[start : start + self._length] for signal in self._signals]
+                    for track, start in places[i : i + self.batch_size]
+                ]
+            )
+            sources = torch.from_numpy(waves).to(self._device).mT.contiguous() * _FULL_SCALE
+            yield self._transform_all(sources.sum(1), sources)
 
 
 def measure_statistics(

@@ -34,9 +34,12 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from baselines.auto_transformer import AutoTransformerSet, AutoTransformerSettings
+from baselines.block_unet import BlockUnetSet, BlockUnetSettings
 from baselines.open_unmix import OpenUnmixSet, OpenUnmixSettings
 from baselines.spleeter_blstm import BlstmSettings, SpleeterBlstm
 from baselines.spleeter_unet import SpleeterUnet, UnetSettings
+from baselines.umx_transformer import UmxTransformerSet, UmxTransformerSettings
 from musdbkit import __version__
 from musdbkit.errors import DatasetError, ParameterError
 
@@ -60,7 +63,7 @@ class Kind:
     Attributes
     ----------
     settings : dataclass of what may be chosen; its instances have the transforms, too.
-    network : made from settings; takes magnitudes of the mixture and gives those of all targets.
+    network : made from settings; takes magnitudes of the mixture, or its spectra, and gives those of all targets.
     reads : what it trains on: `cache` (magnitudes) or `waves`.
     """
 
@@ -73,6 +76,9 @@ MODELS: Final = {
     "spleeter-unet": Kind(UnetSettings, SpleeterUnet, "cache"),
     "spleeter-blstm": Kind(BlstmSettings, SpleeterBlstm, "cache"),
     "open-unmix": Kind(OpenUnmixSettings, OpenUnmixSet, "waves"),
+    "block-unet": Kind(BlockUnetSettings, BlockUnetSet, "waves"),
+    "umx-transformer": Kind(UmxTransformerSettings, UmxTransformerSet, "waves"),
+    "auto-transformer": Kind(AutoTransformerSettings, AutoTransformerSet, "waves"),
 }
 """All models by name."""
 
@@ -199,9 +205,10 @@ def _convert(hint: Any, value: Any) -> Any:
         raise TypeError(" or ".join(wanted))
     if typing.get_origin(hint) is tuple:
         inner = typing.get_args(hint)[0]
-        if not isinstance(value, list | tuple) or not all(type(each) is inner for each in value):
-            raise TypeError(f"a list, each {_WORDS[inner]}")
-        return tuple(value)
+        try:
+            return tuple(_convert(inner, each) for each in (value if isinstance(value, list | tuple) else [None]))
+        except TypeError as error:
+            raise TypeError(f"a list, each {error}") from error
     if type(value) is hint or (hint is float and type(value) is int and abs(value) < 2**1023):
         return hint(value) if hint is float else value
     raise TypeError(_WORDS[hint])

@@ -9,7 +9,7 @@ import difflib
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +17,10 @@ from typing import Any, Final
 import torch
 
 from baselines import models
-from baselines.data import Batches, SpectrogramBatches, WaveBatches
+from baselines.block_unet import BlockUnetSettings
+from baselines.data import Batches, Mixing, SpectrogramBatches, WaveBatches
+from baselines.long_input import LongInputSettings
+from baselines.losses import needs_waves
 from baselines.recipes import Recipe, change_recipe, find_recipe, follow_config
 from baselines.spleeter_settings import make_settings
 from musdbkit.cache import MIXTURE, Cache, open_cache
@@ -27,8 +30,24 @@ from musdbkit.segments import Reader
 from musdbkit.spleeter_config import SpleeterConfig, read_config
 from musdbkit.waves import Waves, open_waves
 
-ALIASES: Final = {"T": "nb_frames", "F": "nb_bins"}
-"""Spleeter's words for settings, which may be given instead."""
+ALIASES: Final = {
+    "T": "nb_frames",
+    "F": "nb_bins",
+    "num_frame": "nb_frames",
+    "bn_factor_tdf": "bn_factor",
+    "bias_tdf": "bias",
+    "tfc_tdf_bias": "bias",
+    "tdf_activation": "activation",
+    "tdc_activation": "activation",
+    "tfc_activation": "activation",
+    "tfc_tdf_activation": "activation",
+    "tdc_rnn_activation": "activation",
+    "train_loss": "loss",
+    "val_loss": "valid_loss",
+    "optimizer": "optimiser",
+    "lr": "learning_rate",
+}
+"""The words of Spleeter and of the U-Nets' authors for settings, which may be given instead."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +84,7 @@ def make_plan(
     model : one of `models.MODELS`.
     config : Spleeter's JSON, or what it says, in place of a model's name.
     data : folder of the cache, or for models that read waves, of the dataset.
-    recipe : `paper` or `upstream`.
+    recipe : one of `recipes.list_recipes(model)`, or the path of a JSON file of one's own.
     targets : what is estimated; by default as the configuration says, or all stems.
     changes : other values, as JSON has them, of fields of the recipe or of the model's settings, or of `ALIASES`.
 
@@ -91,7 +110,9 @@ def make_plan(
         settings = kind.settings(**overrides)
     recipe_fields = {entry.name for entry in dataclasses.fields(Recipe)} - {"name"}
     document = models.settings_to_json(settings)
-    changes = _translate(changes or {}, document) | ({"targets": list(targets)} if targets is not None else {})
+    changes = _translate(changes or {}, recipe_fields | document.keys()) | (
+        {"targets": list(targets)} if targets is not None else {}
+    )
     chosen = change_recipe(chosen, {name: value for name, value in changes.items() if name in recipe_fields})
     if unknown := [name for name in changes if name not in recipe_fields | document.keys()]:
         known = sorted(recipe_fields | document.keys())
@@ -99,21 +120,32 @@ def make_plan(
         hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(known)}"
         raise ParameterError(f"{model}: no setting {unknown[0]}: {hint}")
     document |= {name: value for name, value in changes.items() if name not in recipe_fields}
-    return Plan(model, models.settings_from_json(model, document), chosen, data)
+    plan = Plan(model, models.settings_from_json(model, document), chosen, data)
+    if hasattr(plan.settings, "input_samples") != (chosen.segment_seconds is None):
+        own = "null: the model's own settings say how long an input is" if chosen.segment_seconds else "seconds"
+        raise ParameterError(f"{model}: segment_seconds is {json.dumps(chosen.segment_seconds)}, expected {own}")
+    return plan
 
 
-def _translate(changes: Mapping[str, Any], document: Mapping[str, Any]) -> dict[str, Any]:
-    """Return changes by our names, where a model has such settings."""
+def _translate(changes: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
+    """Return changes by our names, where there are such settings."""
     if "name" in changes:
         raise ParameterError("name is the recipe's own and cannot be set: choose a recipe with --recipe")
     translated: dict[str, Any] = {}
     for name, value in changes.items():
         ours = ALIASES.get(name, name)
-        ours = ours if ours in document else name
+        ours = ours if ours in known else name
         if ours in translated:
             raise ParameterError(f"{name}: {ours} is given twice, by both of its names: give it once")
         translated[ours] = value
     return translated
+
+
+def _example_seconds(plan: Plan) -> float:
+    """Return how long an example is that is cut from waves."""
+    if plan.recipe.segment_seconds is not None:
+        return plan.recipe.segment_seconds
+    return float(plan.settings.input_samples / plan.settings.sample_rate)
 
 
 def _open_data(plan: Plan) -> Reader:
@@ -121,7 +153,7 @@ def _open_data(plan: Plan) -> Reader:
     if models.MODELS[plan.model].reads == "waves":
         waves = open_waves(plan.data, signals=(MIXTURE, *STEMS))
         valid = {track for track in waves.tracks if split_of(track, "train") == "valid"}
-        length = round(plan.recipe.segment_seconds * waves.sample_rate)
+        length = round(_example_seconds(plan) * waves.sample_rate)
         usable = [track for track in waves.tracks if waves.nb_samples(track) > length]
         if not valid and len(usable) > 1:
             valid = pick_validation(usable)
@@ -154,10 +186,11 @@ def make_batches(plan: Plan, device: torch.device) -> Batches:
             reader,
             settings.targets,
             transform=settings.training_stft,
-            segment_seconds=recipe.segment_seconds,
+            segment_seconds=_example_seconds(plan),
             batch_size=recipe.batch_size,
             seed=recipe.seed,
             device=device,
+            mixing=_find_mixing(plan),
         )
     return SpectrogramBatches(
         reader,  # type: ignore[arg-type]
@@ -172,11 +205,33 @@ def make_batches(plan: Plan, device: torch.device) -> Batches:
     )
 
 
+def _find_mixing(plan: Plan) -> Mixing:
+    """Return how examples are put together."""
+    recipe, settings = plan.recipe, plan.settings
+    return Mixing(
+        recipe.mixing,
+        recipe.least_gain,
+        recipe.most_gain,
+        recipe.swap,
+        recipe.remix_group,
+        shift=settings.shift_samples if isinstance(settings, LongInputSettings) else 0,
+        complex=isinstance(settings, BlockUnetSettings) and settings.spec_type == "complex",
+        with_waves=needs_waves(recipe.loss) or (recipe.valid_loss is not None and needs_waves(recipe.valid_loss)),
+        whole=recipe.segment_seconds is not None,
+    )
+
+
 def find_epoch_steps(recipe: Recipe, batches: Batches, world_size: int) -> int:
-    """Return the steps from one validation to the next."""
+    """Return the steps of an epoch."""
     if recipe.epoch_steps is not None:
         return recipe.epoch_steps
-    return max(1, round(len(batches.tracks) * recipe.epoch_segments / (recipe.batch_size * world_size)))
+    if recipe.epoch_segments is not None:
+        nb_segments = len(batches.tracks) * recipe.epoch_segments
+    elif isinstance(batches, WaveBatches):
+        nb_segments = batches.nb_segments
+    else:
+        raise ParameterError("epoch_segments is null, expected a number for models that read a cache")
+    return max(1, round(nb_segments / (recipe.batch_size * world_size)))
 
 
 def find_max_steps(recipe: Recipe, epoch_steps: int) -> int | None:
@@ -204,6 +259,7 @@ def describe(plan: Plan, run: Path, *, replace: bool = False) -> dict[str, Any]:
         network = models.create(plan.model, plan.settings)
     batches = make_batches(plan, torch.device("cpu"))
     nb_weights = sum(tensor.numel() for tensor in network.state_dict().values())
+    epoch_steps = find_epoch_steps(plan.recipe, batches, 1)
     return {
         "model": plan.model,
         "run": str(run),
@@ -214,8 +270,9 @@ def describe(plan: Plan, run: Path, *, replace: bool = False) -> dict[str, Any]:
         "nb_data_bytes": batches.nb_bytes,
         "nb_run_bytes": 4 * nb_weights * (5 if plan.recipe.ema_decay else 4),
         "nb_free_bytes": shutil.disk_usage(next(each for each in (run, *run.absolute().parents) if each.is_dir())).free,
-        "epoch_steps": find_epoch_steps(plan.recipe, batches, 1),
-        "max_steps": find_max_steps(plan.recipe, find_epoch_steps(plan.recipe, batches, 1)),
+        "epoch_steps": epoch_steps,
+        "valid_steps": epoch_steps * plan.recipe.valid_epochs,
+        "max_steps": find_max_steps(plan.recipe, epoch_steps),
         "settings": models.settings_to_json(plan.settings),
         "recipe": models.settings_to_json(plan.recipe),
     }
@@ -236,7 +293,7 @@ def describe_lines(described: Mapping[str, Any]) -> list[str]:
         f"of {', '.join(described['settings']['targets'])}",
         f"tracks: {tracks['train']} to train on, {tracks['valid']} to validate on; "
         f"{described['nb_data_bytes'] / 1e9:.2f} GB of data",
-        f"steps: {described['max_steps'] or 'no end'}, validation every {described['epoch_steps']}",
+        f"steps: {described['max_steps'] or 'no end'}, validation every {described['valid_steps']}",
         f"to write: {described['nb_run_bytes'] / 1e9:.2f} GB; {described['nb_free_bytes'] / 1e9:.2f} GB free",
     ]
     for label, names in (

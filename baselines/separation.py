@@ -2,9 +2,11 @@
 
 Reads and writes arrays only; `separate` does the same for files.
 
-A mixture goes through in chunks. Of each, the network gets the magnitudes of the spectrogram, Open-Unmix all at once
-and Spleeter's networks segment by segment; what they give is made a filter, and the filtered spectrogram a wave again,
-some frames at a time. All of that stays on the network's device; only waves come and go.
+A mixture goes through in chunks. Of each, the network gets the magnitudes of the spectrogram: Open-Unmix all at once,
+Spleeter's networks segment by segment, those for long inputs block by block; what they give is made a filter, and the
+filtered spectrogram a wave again, some frames at a time. Block U-Nets take segments of the wave, each transformed by
+itself, and give waves of which both ends are cut off. All of that stays on the network's device; only waves come and
+go.
 
 Conventions: waves are `(nb_samples, nb_channels)` outside, `(nb_channels, nb_samples)` on the device; spectrograms are
 `(nb_channels, nb_bins, nb_frames)`, with targets before the channels.
@@ -17,13 +19,16 @@ one chunk, which up to `chunk_seconds` every track is:
 - Open-Unmix, whose recurrent layers see the whole chunk: estimates near a chunk's ends differ by what the networks
   remember of the part that they did not see. The cross-fade, a squared sine, gives them hardly any weight. Chunks begin
   where frames and, with a Wiener filter, its windows do, so that nothing else differs but the windows at the ends.
+- Block U-Nets, and networks for long inputs without Wiener filter: nothing but rounding, as with Spleeter's.
 - A Wiener filter without windows: its covariances are those of the chunk. With Spleeter's networks, windows lie
   otherwise in each chunk.
 
 References
 ----------
 Spleeter: github.com/deezer/spleeter, version 2.4.2, `spleeter/model/__init__.py`. Open-Unmix: github.com/sigsep/
-open-unmix-pytorch, version 1.3, `openunmix/model.py`, class Separator.
+open-unmix-pytorch, version 1.3, `openunmix/model.py`, class Separator. Block U-Nets: github.com/ws-choi/
+ISMIR2020_U_Nets_SVS, `source_separation/models/separation_framework.py`. Long inputs: github.com/legoodmanner/
+sequence_length_ss, `test.py`.
 """
 
 import math
@@ -37,10 +42,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from baselines.block_unet import BlockUnetSettings
+from baselines.long_input import LongInputSettings
 from baselines.models import Loaded
 from baselines.open_unmix import OpenUnmixSettings
 from baselines.spleeter_unet import MASK_EXTENSIONS, SpleeterSettings
-from baselines.torch_stft import istft, stft
+from baselines.torch_stft import add_phase, istft, stft
 from baselines.wiener import wiener
 from musdbkit.errors import ParameterError
 from musdbkit.stft import StftParams
@@ -57,6 +64,7 @@ _SPLEETER_EPS: Final = torch.finfo(torch.float32).eps  # of its Wiener filter, w
 _OPEN_UNMIX_EPS: Final = 1e-10
 _BLOCK_FRAMES: Final = {"cpu": 256, "cuda": 2048}  # filtered at a time: 34 or 270 MB of spectra, 4 stereo targets
 _SENT_SAMPLES: Final = 2**20  # that go to a GPU at a time
+_WAVE_VALUES: Final = {"cpu": 2**20, "cuda": 2**22}  # the same of a block U-Net: 4 or 16 stereo segments of 128 frames
 _BATCH_VALUES: Final = 2**22  # of magnitudes that a Spleeter network gets at a time: 4 stereo segments of Spleeter's
 
 
@@ -156,17 +164,18 @@ def make_plan(loaded: Loaded, settings: SeparationSettings = DEFAULT_SETTINGS) -
         The model cannot do that, or the outcome would be of no use.
     """
     model: Any = loaded.settings
-    spleeter = isinstance(model, SpleeterSettings)
-    given = [name for name in _SPLEETERS if getattr(settings, name) is not None]
-    if given and not spleeter:
+    spleeter, waves = isinstance(model, SpleeterSettings), isinstance(model, BlockUnetSettings)
+    given = [name for name in _SPLEETERS if getattr(settings, name) is not None and not spleeter]
+    given += [name for name in _FILTERS if getattr(settings, name) and waves]
+    if given:
         raise ParameterError(f"{given[0]} is given, but means nothing to {loaded.model}: leave it out")
     softmask = settings.softmask or spleeter
-    own_residual = isinstance(model, OpenUnmixSettings) and model.residual
+    own_residual = not (spleeter or waves) and model.residual
     residual = own_residual if settings.residual is None else settings.residual
     if residual and RESIDUAL in model.targets:
         raise ParameterError(f"a residual is wanted, but {loaded.model} has a target of that name: leave it out")
     alone = len(model.targets) == 1 and not residual
-    nb_iterations, window = (0, None) if spleeter else (model.nb_wiener_iterations, model.wiener_window)
+    nb_iterations, window = (0, None) if spleeter or waves else (model.nb_wiener_iterations, model.wiener_window)
     if settings.nb_wiener_iterations is not None:
         nb_iterations = settings.nb_wiener_iterations
     elif alone:
@@ -199,6 +208,7 @@ def make_plan(loaded: Loaded, settings: SeparationSettings = DEFAULT_SETTINGS) -
 
 
 _SPLEETERS: Final = ("segment_overlap", "mask_exponent", "mask_extension")
+_FILTERS: Final = ("nb_wiener_iterations", "wiener_window", "softmask")  # of what gives magnitudes
 
 
 def _choose(given: Any, own: Any) -> Any:
@@ -291,7 +301,12 @@ def find_grid(loaded: Loaded, plan: Plan) -> Grid:
     margin, multiple = 0, model.hop_length * (plan.wiener_window or 1)
     if plan.segment_overlap is not None:
         margin = model.nb_frames * model.hop_length + model.n_fft
-        multiple = _segment_hop(model, plan) * model.hop_length
+        multiple = segment_hop(model.nb_frames, plan.segment_overlap) * model.hop_length
+    elif isinstance(model, LongInputSettings):
+        multiple = math.lcm(model.nb_block_frames, plan.wiener_window or 1) * model.hop_length
+        margin = model.nb_block_frames * model.hop_length + model.n_fft
+    elif isinstance(model, BlockUnetSettings):
+        margin, multiple = model.input_samples, model.input_samples - 2 * model.trim_samples
     hop = (length - fade - 2 * margin) // multiple * multiple
     grid = Grid(length, hop, margin)
     if hop < 1 or hop < grid.fade:  # a sample is to lie in two chunks at most
@@ -399,8 +414,14 @@ def _separate_chunk(loaded: Loaded, plan: Plan, samples: Wave) -> Iterator[Tenso
     """Yield a chunk's estimates piece by piece [shape of each=(nb_sources, nb_channels, nb_samples)]."""
     if not len(samples):
         return
-    spectra = _Spectra(_send(samples, _device(loaded)), loaded.settings.separation_stft)
+    wave = _send(samples, _device(loaded))
+    if isinstance(loaded.settings, BlockUnetSettings):
+        yield from _estimate_waves(loaded, plan, wave)
+        return
+    spectra = _Spectra(wave, loaded.settings.separation_stft)
     estimate = _estimate_segments if plan.segment_overlap is not None else _estimate_whole
+    if isinstance(loaded.settings, LongInputSettings):
+        estimate = _estimate_blocks
     groups = _regroup(estimate(loaded, plan, spectra), _group_size(plan, _device(loaded)))
     yield from _invert(_filter_all(loaded, plan, groups, spectra), spectra)
 
@@ -499,9 +520,55 @@ def _estimate_whole(loaded: Loaded, plan: Plan, spectra: _Spectra) -> Iterator[T
     yield magnitudes
 
 
-def _segment_hop(model: SpleeterSettings, plan: Plan) -> int:
-    """Return the frames from one segment's begin to the next one's."""
-    return max(round(model.nb_frames * (1 - (plan.segment_overlap or 0))), 1)
+def _estimate_blocks(loaded: Loaded, plan: Plan, spectra: _Spectra) -> Iterator[Tensor]:
+    """Yield magnitudes block after block, the last one shorter [shape=(nb_targets, nb_channels, nb_bins, nb_frames)].
+
+    Blocks are as long as the inputs that the network was trained for, and know nothing of each other.
+    """
+    model: LongInputSettings = loaded.settings
+    for first in range(0, spectra.nb_frames, model.nb_block_frames):
+        last = min(first + model.nb_block_frames, spectra.nb_frames)
+        mixture = spectra.magnitude(first, last, model.nb_bins)
+        with _computing(loaded, plan):
+            estimates = loaded.network(mixture[None])[0]
+        yield estimates
+
+
+def _estimate_waves(loaded: Loaded, plan: Plan, wave: Tensor) -> Iterator[Tensor]:
+    """Yield the waves of all sources segment by segment [shape of each=(nb_sources, nb_channels, nb_samples)].
+
+    Segments overlap by what is cut off of both ends; before the wave and after it there is silence.
+    """
+    model: BlockUnetSettings = loaded.settings
+    length, trim, nb_samples = model.input_samples, model.trim_samples, wave.shape[1]
+    span = length - 2 * trim
+    nb_segments = -(-nb_samples // span)
+    padded = torch.nn.functional.pad(wave, (trim, nb_segments * span + trim - nb_samples))
+    segments = padded.unfold(1, length, span).transpose(0, 1)  # nb_segments, nb_channels, length
+    values = model.nb_frames * model.nb_bins * len(wave)
+    batch_size = max(_WAVE_VALUES["cpu" if wave.device.type == "cpu" else "cuda"] // values, 1)
+    # frames that begin with a segment are centred ones of what begins half a frame later, and that is enough
+    inverse, lead = model.separation_stft, 0
+    if not model.centred:
+        inverse, lead = replace(inverse, alignment="center", padding="zeros"), model.n_fft // 2
+    for first in range(0, nb_segments, batch_size):
+        spectra = stft(segments[first : first + batch_size], model.separation_stft)
+        with _computing(loaded, plan):
+            estimates = loaded.network(spectra if model.spec_type == "complex" else spectra.abs())
+        if model.spec_type == "magnitude":
+            estimates = add_phase(estimates, spectra[:, None])
+        waves = istft(estimates, inverse, nb_samples=trim + span - lead)[..., trim - lead :]
+        start = first * span
+        joined = waves.movedim(0, -2).flatten(-2)[..., : nb_samples - start]  # nb_targets, nb_channels, nb_samples
+        if plan.residual:
+            left = wave[:, start : start + joined.shape[-1]] - joined.sum(0)
+            joined = torch.cat([joined, left[None]])
+        yield joined
+
+
+def segment_hop(nb_frames: int, overlap: float) -> int:
+    """Return the frames from the begin of a segment of Spleeter's to that of the next, which repeats a share of it."""
+    return max(round(nb_frames * (1 - overlap)), 1)
 
 
 def _estimate_segments(loaded: Loaded, plan: Plan, spectra: _Spectra) -> Iterator[Tensor]:
@@ -510,7 +577,7 @@ def _estimate_segments(loaded: Loaded, plan: Plan, spectra: _Spectra) -> Iterato
     Segments are cross-faded where they overlap; the last one is filled up with zeros.
     """
     model: SpleeterSettings = loaded.settings
-    length, hop = model.nb_frames, _segment_hop(model, plan)
+    length, hop = model.nb_frames, segment_hop(model.nb_frames, plan.segment_overlap or 0.0)
     nb_segments = 1 + max(-(-(spectra.nb_frames - length) // hop), 0)
     batch_size = max(_BATCH_VALUES // (length * model.nb_bins * spectra.nb_channels), 1)
     places = torch.arange(1, length + 1, device=_device(loaded))

@@ -1,4 +1,4 @@
-"""Studies: what one setting does to quality and latency.
+"""Studies: what one setting does to quality, cost and latency.
 
 Reads a dataset as wav. Writes a folder:
 
@@ -34,11 +34,14 @@ import numpy as np
 import torch
 
 from baselines import models
+from baselines.block_unet import BlockUnetSettings
+from baselines.cost import count_multiply_adds
+from baselines.long_input import LongInputSettings
 from baselines.models import Loaded, write_json
-from baselines.plans import Plan, fingerprint, make_batches, make_plan
+from baselines.plans import ALIASES, Plan, fingerprint, make_batches, make_plan
 from baselines.separate import separate
-from baselines.separation import SeparationSettings, separate_wave
-from baselines.spleeter_unet import UnetSettings
+from baselines.separation import SeparationSettings, segment_hop, separate_wave
+from baselines.spleeter_unet import SpleeterSettings, UnetSettings
 from baselines.train import DEFAULT_HARDWARE, Hardware, train
 from musdbkit import caching, musdb18, scores, scoring, spleeter_config, templates
 from musdbkit.cache_request import find_request
@@ -48,9 +51,6 @@ from musdbkit.tracks import ALL_CORES, SEPARATION, Parallel, find_audio, find_tr
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from rich.console import Console
-
-ALIASES: Final = {"T": "nb_frames"}
-"""Settings by the names that papers give them."""
 
 STEMS: Final[dict[int, tuple[str, ...]]] = {2: ("vocals", "accompaniment"), 4: musdb18.STEMS}
 """Targets by number of stems, of models that have no configuration of their own for it."""
@@ -64,6 +64,7 @@ _POINT: Final = "point.json"
 _LIMITS: Final = ("max_steps", "max_epochs")  # in which the plans of one study may differ: it goes on with more
 _LABEL_LETTERS: Final = 36  # that fit beside each other under a panel
 _TIMED_SECONDS: Final = 30.0  # of noise, which is separated to measure speed
+_COUNTED_FRAMES: Final = 256  # of which multiply-adds are counted for models that take whole tracks
 _NB_TIMED: Final = 3
 
 
@@ -89,7 +90,8 @@ class Point:
     ----------
     stems : number of targets.
     value : of the parameter.
-    nb_parameters : of the network.
+    nb_parameters : of the networks of all targets.
+    multiply_adds_per_second : of the networks, for a second of music: see `cost.count_multiply_adds`.
     nb_frames : frames of a segment; None for models that take whole tracks.
     nb_frames_computed : frames that the network computes for it, which are filled up to a multiple of what it halves.
     segment_seconds : length of a segment, which has to be heard before its estimate begins.
@@ -103,6 +105,7 @@ class Point:
     stems: int
     value: Any
     nb_parameters: int
+    multiply_adds_per_second: float
     nb_frames: int | None
     nb_frames_computed: int | None
     segment_seconds: float | None
@@ -120,14 +123,14 @@ class Request:
 
     Attributes
     ----------
-    parameter : a field of the model's settings or of the recipe, or one of `ALIASES`.
+    parameter : a field of the model's settings or of the recipe, or one of `plans.ALIASES`.
     values : as JSON has them.
     root : the dataset, as wav; models are trained on its subset train and scored on its subset test.
     out : the folder of the study.
     budget : what each value may take.
     model : one of `models.MODELS`.
     stems : 2 (vocals and accompaniment), 4, or both.
-    recipe : `paper` or `upstream`.
+    recipe : one of `recipes.list_recipes(model)`, or the path of a JSON file of one's own.
     changes : other settings, for all values.
     """
 
@@ -340,7 +343,7 @@ def _share_chunks(plans: dict[tuple[int, str], Plan]) -> dict[tuple[int, str], P
 def _remark(plan: Plan) -> str | None:
     """Return what is to be known of a plan."""
     computed = _frames_computed(plan.settings)
-    if computed is None or computed == plan.settings.nb_frames:
+    if not isinstance(plan.settings, UnetSettings) or computed == plan.settings.nb_frames:
         return None
     return (
         f"segments of {plan.settings.nb_frames} frames are filled up with zeros to {computed}: "
@@ -350,10 +353,11 @@ def _remark(plan: Plan) -> str | None:
 
 def _frames_computed(settings: Any) -> int | None:
     """Return how many frames the network computes for a segment."""
-    if not hasattr(settings, "nb_frames"):
+    segment = _find_segment(settings)
+    if segment is None:
         return None
     multiple = 2 ** len(settings.filters) if isinstance(settings, UnetSettings) else 1
-    return int(math.ceil(settings.nb_frames / multiple) * multiple)
+    return int(math.ceil(segment.nb_frames / multiple) * multiple)
 
 
 def _list_signals(request: Request) -> tuple[str, ...]:
@@ -541,7 +545,7 @@ def _measure(
         stems=task.stems,
         value=task.value,
         nb_parameters=sum(tensor.numel() for tensor in loaded.network.parameters()),
-        **_measure_speed(loaded),
+        **_measure_cost(loaded),
         steps=checkpoint.step,
         minutes=checkpoint.training["seconds"] / 60,
         sdr=sdr,
@@ -595,34 +599,67 @@ def _remove_others(estimates: Path, weights: str) -> None:
         shutil.rmtree(estimates)
 
 
-def _measure_speed(loaded: Loaded) -> dict[str, Any]:
-    """Return how fast a model separates, on the device where it is."""
+def _measure_cost(loaded: Loaded) -> dict[str, Any]:
+    """Return what a model costs: what it computes, and how fast it separates on the device where it is."""
     settings = loaded.settings
-    nb_frames = getattr(settings, "nb_frames", None)
     rng = np.random.default_rng(0)
     wave = rng.uniform(-0.5, 0.5, (round(_TIMED_SECONDS * settings.sample_rate), settings.nb_channels)).astype(
         np.float32
     )
-    factor = _time(loaded, wave) / _TIMED_SECONDS
-    if nb_frames is None:
-        return {
-            "nb_frames": None,
-            "nb_frames_computed": None,
-            "segment_seconds": None,
-            "compute_seconds": None,
-            "latency_seconds": None,
-            "real_time_factor": factor,
-        }
-    nb_samples = nb_frames * settings.hop_length
-    compute = _time(loaded, np.resize(wave, (nb_samples, settings.nb_channels)))
-    return {
+    segment = _find_segment(settings)
+    nb_frames = _COUNTED_FRAMES if segment is None else segment.nb_frames
+    nb_new = _COUNTED_FRAMES * settings.hop_length if segment is None else segment.nb_new
+    count = count_multiply_adds(loaded.model, settings, nb_frames)
+    measured: dict[str, Any] = {
+        "multiply_adds_per_second": count * settings.sample_rate / nb_new,
+        "nb_frames": None,
+        "nb_frames_computed": None,
+        "segment_seconds": None,
+        "compute_seconds": None,
+        "latency_seconds": None,
+        "real_time_factor": _time(loaded, wave) / _TIMED_SECONDS,
+    }
+    if segment is None:
+        return measured
+    seconds = segment.nb_heard / settings.sample_rate
+    compute = _time(loaded, np.resize(wave, (segment.nb_new, settings.nb_channels)))
+    return measured | {
         "nb_frames": nb_frames,
         "nb_frames_computed": _frames_computed(settings),
-        "segment_seconds": nb_samples / settings.sample_rate,
+        "segment_seconds": seconds,
         "compute_seconds": compute,
-        "latency_seconds": nb_samples / settings.sample_rate + compute,
-        "real_time_factor": factor,
+        "latency_seconds": seconds + compute,
     }
+
+
+@dataclass(frozen=True)
+class _Segment:
+    """What a model takes at a time.
+
+    Attributes
+    ----------
+    nb_frames : that the network is given.
+    nb_heard : samples that must be heard before its estimate begins.
+    nb_new : samples of estimates that it adds to those of the segment before.
+    """
+
+    nb_frames: int
+    nb_heard: int
+    nb_new: int
+
+
+def _find_segment(settings: Any) -> _Segment | None:
+    """Return what a model takes at a time, None of a model that takes whole tracks."""
+    if isinstance(settings, BlockUnetSettings):
+        length, trim = settings.input_samples, settings.trim_samples
+        return _Segment(settings.nb_frames, length - trim, length - 2 * trim)
+    if isinstance(settings, LongInputSettings):
+        nb_samples = settings.nb_block_frames * settings.hop_length
+        return _Segment(settings.nb_block_frames, nb_samples, nb_samples)
+    if isinstance(settings, SpleeterSettings):
+        hop = segment_hop(settings.nb_frames, settings.overlap)
+        return _Segment(settings.nb_frames, settings.nb_frames * settings.hop_length, hop * settings.hop_length)
+    return None
 
 
 def _time(loaded: Loaded, wave: Any) -> float:
@@ -669,7 +706,7 @@ def _write_tables(points: Sequence[Point], parameter: str, out: Path) -> None:
 
 
 def draw(points: Sequence[Point], parameter: str, path: Path) -> None:
-    """Draw SDR by target, latency (of models that have one) and speed against the values, as a PNG.
+    """Draw SDR by target, cost, latency (of models that have one) and speed against the values, as a PNG.
 
     Parameters
     ----------
@@ -679,24 +716,31 @@ def draw(points: Sequence[Point], parameter: str, path: Path) -> None:
     """
     from matplotlib.figure import Figure
 
-    timed = [point for point in points if point.latency_seconds is not None]
-    figure = Figure(figsize=(15 if timed else 10, 5.5), dpi=150, layout="constrained")
-    quality, *panels = figure.subplots(1, 3 if timed else 2)
+    timed = any(point.latency_seconds is not None for point in points)
+    figure = Figure(figsize=(19 if timed else 15, 5.5), dpi=150, layout="constrained")
+    quality, cost, *panels = figure.subplots(1, 4 if timed else 3)
     values = [_folder_name(point.value) for point in sorted(points, key=lambda point: _rank(point.value))]
     places = {value: place for place, value in enumerate(dict.fromkeys(values))}
     for number, target in dict.fromkeys((point.stems, target) for point in points for target in point.sdr):
         some = [point for point in points if point.stems == number]
         sdr = [point.sdr[target] for point in some]
         _plot(quality, places, some, sdr, f"{target}, {number} stems", _COLOURS.get(target))
-    _finish(quality, parameter, "SDR in dB, median of tracks", places)
     for number in dict.fromkeys(point.stems for point in points):
         some = [point for point in points if point.stems == number]
+        heights = (
+            [point.nb_parameters / 1e6 for point in some],
+            [point.multiply_adds_per_second / 1e9 for point in some],
+        )
+        for row, label, colour in zip(heights, ("10⁶ parameters", "10⁹ multiply-adds"), ("bass", "other"), strict=True):
+            _plot(cost, places, some, row, f"{label}, {number} stems", _COLOURS[colour])
         latencies = [math.nan if point.latency_seconds is None else point.latency_seconds for point in some]
         speeds = [1 / point.real_time_factor for point in some]
-        for axes, heights in zip(panels, [latencies, speeds] if timed else [speeds], strict=True):
-            _plot(axes, places, some, heights, f"{number} stems", _COLOURS["vocals" if number == 2 else "drums"])
+        for axes, row in zip(panels, [latencies, speeds] if timed else [speeds], strict=True):
+            _plot(axes, places, some, row, f"{number} stems", _COLOURS["vocals" if number == 2 else "drums"])
+    _finish(quality, parameter, "SDR in dB, median of tracks", places)
     labels = ["latency in s: a segment, and computing it", "speed, times real time"]
-    for axes, label in zip(panels, labels if timed else labels[1:], strict=True):
+    labels = ["parameters; multiply-adds for a second of music", *(labels if timed else labels[1:])]
+    for axes, label in zip([cost, *panels], labels, strict=True):
         _scale(axes)
         _finish(axes, parameter, label, places)
     partial = path.with_name(f".{path.name}.partial")
@@ -760,11 +804,21 @@ def print_table(points: Sequence[Point], parameter: str, console: "Console") -> 
 
     targets = list(dict.fromkeys(target for point in points for target in point.sdr))
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("stems", parameter, "steps", "min", "latency s", "RTF", *targets):
+    columns = ["stems", parameter, "parameters", "MAC/s", "steps", "min", "latency s", "RTF", *targets]
+    for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
     for point in points:
         latency = "" if point.latency_seconds is None else f"{point.latency_seconds:.2f}"
         sdr = [f"{point.sdr[target]:.2f}" if target in point.sdr else "" for target in targets]
-        fixed = [str(point.stems), str(point.value), str(point.steps), f"{point.minutes:.1f}", latency]
+        cost = [_shorten(point.nb_parameters), _shorten(point.multiply_adds_per_second)]
+        fixed = [str(point.stems), str(point.value), *cost, str(point.steps), f"{point.minutes:.1f}", latency]
         table.add_row(*fixed, f"{point.real_time_factor:.4f}", *sdr)
     console.print(table)
+
+
+def _shorten(count: float) -> str:
+    """Return a great number for reading."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if count >= size:
+            return f"{count / size:.2f} {unit}"
+    return f"{count:.0f}"

@@ -99,6 +99,18 @@ def istft(spectrogram: Tensor, params: StftParams, *, nb_samples: int) -> Tensor
     return waves.reshape(*leading, nb_samples)
 
 
+def add_phase(magnitudes: Tensor, spectrum: Tensor) -> Tensor:
+    """Return spectra of some magnitudes, with the phase of others [shape as the magnitudes', complex].
+
+    Parameters
+    ----------
+    magnitudes : floats, of which those below zero turn the phase [any shape].
+    spectrum : what has the phase, 0 where it is zero [a shape that broadcasts to the magnitudes', complex].
+    """
+    angle = spectrum.angle()
+    return magnitudes * torch.polar(torch.ones_like(angle), angle)
+
+
 def _overlap_add(frames: Tensor, params: StftParams) -> Tensor:
     """Return weighted frames added where they lie, from the first one's begin on [shape=(nb_waves, nb_samples)].
 

@@ -39,9 +39,10 @@ from torch import Tensor, nn
 
 from baselines import models
 from baselines.data import Batch, Share, measure_statistics
+from baselines.losses import measure_losses
 from baselines.open_unmix import OpenUnmix, OpenUnmixSet
 from baselines.plans import Plan, find_epoch_steps, find_max_steps, fingerprint, make_batches
-from baselines.recipes import make_optimiser, measure_losses
+from baselines.recipes import PRECISIONS, Recipe, make_optimiser
 from baselines.run_log import Log, format_duration
 from musdbkit.errors import DatasetError, MusdbkitError, ParameterError, printable
 from musdbkit.waves import Waves
@@ -63,21 +64,23 @@ class Hardware:
     device : `auto` (a GPU if there is one), `cpu` or `cuda`.
     devices : GPUs, or processes on a CPU, on each machine; `torchrun` has its own number.
     nb_nodes : machines.
-    precision : `auto` (bfloat16 on GPUs that have it), `float32` or `bf16`.
+    precision : `auto` (bfloat16 on GPUs that have it), `float32` or `bf16`; None is what the recipe says.
     compile : whether to compile networks; None is only on GPUs. What cannot be compiled is run as it is.
     """
 
     device: str = "auto"
     devices: int = 1
     nb_nodes: int = 1
-    precision: str = "auto"
+    precision: str | None = None
     compile: bool | None = None
 
     def __post_init__(self) -> None:
         """Refuse what there is not."""
-        for name, known in (("device", models.DEVICES), ("precision", ("auto", "float32", "bf16"))):
+        for name, known in (("device", models.DEVICES), ("precision", (None, *PRECISIONS))):
             if getattr(self, name) not in known:
-                raise ParameterError(f"{name} is {getattr(self, name)}, expected one of {', '.join(known)}")
+                raise ParameterError(
+                    f"{name} is {getattr(self, name)}, expected one of {', '.join(filter(None, known))}"
+                )
         if self.devices < 1 or self.nb_nodes < 1:
             raise ParameterError(f"devices {self.devices}, nodes {self.nb_nodes}: expected 1 or more")
 
@@ -147,7 +150,7 @@ def train(
     MusdbkitError
         The loss is no number any more.
     """
-    fabric = _make_fabric(hardware)
+    fabric = _make_fabric(hardware, plan.recipe.precision)
     with ExitStack() as stack:
         stop = stack.enter_context(_signals())
         return _Training(plan, run, fabric, hardware, stack, resume, force, tensorboard).run(max_minutes, stop)
@@ -165,10 +168,10 @@ def describe(result: Trained) -> list[str]:
     return [*lines, f"run: {result.run}"]
 
 
-def _make_fabric(hardware: Hardware) -> Fabric:
-    """Return Fabric, started."""
+def _make_fabric(hardware: Hardware, precision: str) -> Fabric:
+    """Return Fabric, started; with that precision unless the hardware says another."""
     device = models.choose_device(hardware.device)
-    precision = hardware.precision
+    precision = hardware.precision or precision
     if precision == "auto":
         precision = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
     devices, nb_nodes = hardware.devices, hardware.nb_nodes
@@ -317,6 +320,7 @@ class _Training:
         self._batches = make_batches(plan, fabric.device)
         self._fingerprint = fingerprint(self._batches.reader)
         self._epoch_steps = find_epoch_steps(plan.recipe, self._batches, fabric.world_size)
+        self._valid_steps = self._epoch_steps * plan.recipe.valid_epochs
         self._max_steps = find_max_steps(plan.recipe, self._epoch_steps)
         found = models.read_checkpoint(run, "last") if resume else None
         if found is not None:
@@ -427,7 +431,7 @@ class _Training:
             self._clock.wait_began = time.perf_counter()
             for batch in self._batches.train(self._step, self._share):
                 self._take_step(batch)
-                better = self._validate() if self._step % self._epoch_steps == 0 else False
+                better = self._validate() if self._step % self._valid_steps == 0 else False
                 ended, due = self._look(limit, stop)
                 if ended:
                     break
@@ -452,7 +456,7 @@ class _Training:
         All processes come to the same: what clocks and signals say is agreed on, but not at every step, since that
         makes a GPU wait.
         """
-        at_epoch = self._step % self._epoch_steps == 0
+        at_epoch = self._step % self._valid_steps == 0
         waited = time.perf_counter() - self._saved_at
         signalled, late = stop.name, limit is not None and self._clock.now >= limit
         due = waited > (_SAVE_SECONDS_AT_EPOCH if at_epoch else _SAVE_SECONDS)
@@ -483,7 +487,7 @@ class _Training:
             self._compile, self._compiled = False, True
             self._try_to_compile(batch)
         torch.manual_seed(_mix(self._recipe.seed, self._share.rank, self._step))
-        losses = measure_losses(self._recipe.loss, self._model(batch.mixture), batch.targets)
+        losses = self._measure(self._recipe.loss, self._model(batch.mixture), batch)
         self._fabric.backward(losses.sum())
         self._step += 1
         weight = 1 - min(self._recipe.ema_decay, self._step / (self._step + 9))
@@ -498,6 +502,18 @@ class _Training:
         self._tally.nb_steps += 1
         if self._step % _LOG_STEPS == 0 or self._step == 1:
             self._write_losses()
+
+    def _measure(self, loss: str, estimates: Tensor, batch: Batch) -> Tensor:
+        """Return the loss of each target."""
+        return measure_losses(
+            self._recipe,
+            loss,
+            estimates,
+            batch.targets,
+            spectrum=batch.spectrum,
+            waves=batch.waves,
+            transform=self._settings.training_stft,
+        )
 
     def _set_modes(self) -> None:
         """Let all learn that have not ended."""
@@ -514,7 +530,7 @@ class _Training:
             for module in self._targets.values():
                 module.compile()
             with self._fabric.autocast():
-                self._network(batch.mixture).sum().backward()
+                self._network(batch.mixture).abs().sum().backward()
         except Exception as error:
             for module in self._targets.values():
                 module._compiled_call_impl = None
@@ -541,7 +557,7 @@ class _Training:
             with torch.no_grad(), self._uncompiled():
                 with self._fabric.autocast():
                     estimates = network(batch.mixture)
-                losses = measure_losses(self._recipe.loss, estimates, batch.targets)
+                losses = self._measure(self._recipe.valid_loss or self._recipe.loss, estimates, batch)
             sums[:-1] += losses.double() * len(batch.mixture)
             sums[-1] += len(batch.mixture)
         if self._share.world_size > 1:
@@ -580,8 +596,11 @@ class _Training:
             part.best, part.best_step, part.nb_worse = loss, self._step, 0
         else:
             part.nb_worse += 1
-            patience = self._recipe.stop_patience
-            part.stopped = patience is not None and part.nb_worse >= patience
+            patience, hasty = self._recipe.stop_patience, self._recipe.hasty_epochs
+            enough = (patience is not None and part.nb_worse >= patience) or (
+                hasty is not None and self._step > hasty * self._epoch_steps
+            )
+            part.stopped = enough and self._step >= self._recipe.min_epochs * self._epoch_steps
         return better
 
     def _write_losses(self) -> None:
@@ -703,7 +722,8 @@ class _Training:
 
     def _check_same(self, found: models.Checkpoint) -> None:
         """Refuse to go on with another model, recipe or data."""
-        old, new = found.training.get("recipe", {}), models.settings_to_json(self._recipe)
+        new = models.settings_to_json(self._recipe)
+        old = models.settings_to_json(Recipe()) | found.training.get("recipe", {})  # older runs have fewer fields
         free = {"max_steps", "max_epochs", "batch_size"}
         changed = [
             f"{name} was {old.get(name)}, now {value}"
@@ -760,7 +780,7 @@ class _Training:
         if batches.left_out:
             lines.append(f"left out, too short for a segment: {', '.join(batches.left_out)}")
         lines += [
-            f"tracks to train on: {len(batches.tracks)}; to validate on, every {self._epoch_steps} steps: "
+            f"tracks to train on: {len(batches.tracks)}; to validate on, every {self._valid_steps} steps: "
             + (_shorten(batches.valid_tracks) or "none"),
             f"{_device_name(self._fabric.device)}, precision {self._fabric.strategy.precision.precision}; "
             + (f"from step {self._step} " if self._step else "")

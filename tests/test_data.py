@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from baselines import data as module
-from baselines.data import ALONE, Batch, Batches, Share, SpectrogramBatches, WaveBatches, measure_statistics
+from baselines.data import ALONE, Batch, Batches, Mixing, Share, SpectrogramBatches, WaveBatches, measure_statistics
 from musdbkit import stft as reference
 from musdbkit.cache import Cache, Parameters, open_cache, read_record
 from musdbkit.cache_request import Request
@@ -579,6 +579,101 @@ def test_a_wav_file_that_changes_under_the_thread(waves: Waves) -> None:
         take(batches.train(), 30)
     assert str(caught.value) == f"{path}: has changed since it was opened: open the dataset again"
     assert not threads()
+
+
+# Other ways to mix
+
+REMIX = Mixing("remix", 1.0, 1.0, "none", shift=100)
+CENTRED = StftParams(64, 16, alignment="center", padding="reflect")
+
+
+def test_a_remix_takes_each_window_once_before_any_again(tmp_path: Path) -> None:
+    """Tracks of 1600, 1003 and 500 samples hold 3, 2 and 1 windows of 500; an example begins in the first 101."""
+    waves = open_waves(write(tmp_path, {"A": 1600, "B": 1003, "C": 500, "D": 499}))
+    batches = wave_batches(waves, batch_size=4, mixing=REMIX)
+    assert (batches.nb_segments, batches.left_out) == (6, ("D",))
+    draws = list(itertools.islice(batches._draw(0, ALONE), 300))
+    for source in range(4):
+        tracks = np.concatenate([draw.tracks[:, source] for draw in draws])
+        starts = np.concatenate([draw.starts[:, source] for draw in draws])
+        places = np.column_stack([tracks, starts // 500])
+        assert ((starts % 500) <= 100).all()
+        assert {int(start % 500) for start in starts} >= {0, 100}
+        counts = np.unique(places, axis=0, return_counts=True)
+        assert counts[0].tolist() == [[0, 0], [0, 1], [0, 2], [1, 0], [1, 1], [2, 0]]
+        assert counts[1].tolist() == [200] * 6
+    epoch = [draws[i].tracks[:, 0] * 10 + draws[i].starts[:, 0] // 500 for i in range(3)]  # 12 examples: two epochs
+    assert sorted(np.concatenate(epoch).tolist()) == sorted([0, 1, 2, 10, 11, 20] * 2)
+    assert {float(gain) for draw in draws for gain in draw.gains.flat} == {1.0}
+    assert not any(draw.swaps.any() for draw in draws)
+
+
+@pytest.mark.parametrize(("batch_size", "group"), [(8, 4), (6, 6), (4, 4), (1, 1)])
+def test_sources_are_exchanged_within_groups(waves: Waves, batch_size: int, group: int) -> None:
+    batches = wave_batches(waves, batch_size=batch_size, mixing=REMIX)
+    exchanged = 0
+    for draw in itertools.islice(batches._draw(0, ALONE), 20):
+        for first in range(0, batch_size, group):
+            part = slice(first, first + group)
+            places = np.stack([draw.tracks[part], draw.starts[part]], axis=-1)  # group, nb_sources, 2
+            sets = [sorted(map(tuple, places[:, source].tolist())) for source in range(4)]
+            assert sets[0] == sets[1] == sets[2] == sets[3]  # the same places, each source in an order of its own
+            exchanged += any((places[:, 0] != places[:, source]).any() for source in range(1, 4))
+    assert exchanged == 0 if group == 1 else exchanged > 10
+
+
+def test_channels_of_half_of_the_batches_change_places(waves: Waves) -> None:
+    batches = wave_batches(waves, batch_size=16, mixing=replace(REMIX, swap="batch"))
+    shares = np.array([draw.swaps.mean() for draw in itertools.islice(batches._draw(0, ALONE), 400)])
+    assert 0.4 < np.mean(shares == 0) < 0.6
+    assert 0.47 < shares[shares > 0].mean() < 0.53
+
+
+def test_processes_draw_parts_of_one_remix(waves: Waves) -> None:
+    """What all processes draw is what one draws of as many examples, but for the groups, which are each one's own."""
+    mixing = replace(REMIX, swap="batch", group=2)
+    whole = take(wave_batches(waves, batch_size=4, mixing=mixing).train(1), 3)
+    again = take(wave_batches(waves, batch_size=4, mixing=mixing).train(), 4)
+    assert_same(again[1:], whole)
+    draws = [
+        list(itertools.islice(wave_batches(waves, batch_size=2, mixing=mixing)._draw(1, Share(rank, 2)), 3))
+        for rank in range(2)
+    ]
+    one = list(itertools.islice(wave_batches(waves, batch_size=4, mixing=mixing)._draw(1, ALONE), 3))
+    for first, second, both in zip(*draws, one, strict=True):
+        np.testing.assert_array_equal(np.concatenate([first.tracks, second.tracks]), both.tracks)
+        np.testing.assert_array_equal(np.concatenate([first.starts, second.starts]), both.starts)
+
+
+def test_spectra_and_waves_are_given_where_they_are_wanted(waves: Waves) -> None:
+    mixing = Mixing("independent", 1.0, 1.0, "none", complex=True, with_waves=True)
+    complex_, plain = (
+        next(wave_batches(waves, transform=CENTRED, mixing=each).train())
+        for each in (mixing, replace(mixing, complex=False, with_waves=False))
+    )
+    assert complex_.mixture.dtype == complex_.targets.dtype == torch.complex64
+    assert complex_.spectrum is complex_.mixture
+    assert (plain.spectrum, plain.waves) == (None, None)
+    torch.testing.assert_close(complex_.mixture.abs(), plain.mixture)
+    torch.testing.assert_close(complex_.targets.abs(), plain.targets)
+    assert complex_.waves is not None
+    torch.testing.assert_close(module.stft(complex_.waves, CENTRED), complex_.targets)
+    torch.testing.assert_close(complex_.mixture, complex_.targets.sum(1), rtol=1e-4, atol=1e-4)  # no gain, all sources
+
+
+def test_validation_of_segments_takes_those_that_are_whole(waves: Waves) -> None:
+    batches = wave_batches(waves, batch_size=4, mixing=replace(REMIX, whole=False))
+    found = list(batches.valid())
+    assert [len(batch.mixture) for batch in found] == [4, 4, 4]  # 7 segments of 400 samples, and 5
+    places = [("V", start) for start in range(0, 2800, 400)] + [("W", start) for start in range(0, 2000, 400)]
+    got = torch.cat([batch.mixture for batch in found])
+    vocals = torch.cat([batch.targets for batch in found])[:, 0]
+    for i, (track, start) in enumerate(places):
+        parts = [read(waves, track, stem)[start : start + 400] for stem in STEMS]
+        np.testing.assert_allclose(got[i], transformed(np.sum(parts, axis=0)), atol=1e-5)
+        np.testing.assert_allclose(vocals[i], transformed(read(waves, track, "vocals")[start : start + 400]), atol=1e-5)
+    shares = [list(wave_batches(waves, mixing=replace(REMIX, whole=False)).valid(Share(rank, 3))) for rank in range(3)]
+    assert [sum(len(batch.mixture) for batch in share) for share in shares] == [4, 4, 4]
 
 
 # Statistics

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 
 from baselines import models
+from baselines.auto_transformer import AutoTransformerSettings
+from baselines.block_unet import BlockUnetSettings
 from baselines.models import (
     CHOICES,
     MODELS,
@@ -39,14 +41,22 @@ from baselines.models import (
 from baselines.open_unmix import OpenUnmixSettings
 from baselines.spleeter_blstm import BlstmSettings
 from baselines.spleeter_unet import UnetSettings
+from baselines.umx_transformer import UmxTransformerSettings
 from musdbkit import __version__
 from musdbkit.errors import DatasetError, ParameterError
 
 SIZES: dict[str, Any] = {"targets": ("vocals", "drums"), "sample_rate": 8000, "n_fft": 64, "hop_length": 16}
+TRANSFORMER: dict[str, Any] = {"hidden_size": 8, "nb_heads": 2, "nb_layers": 1, "feedforward_size": 4}
+TRANSFORMER |= {"input_seconds": 0.1}
 SETTINGS: dict[str, Any] = {
     "spleeter-unet": UnetSettings(nb_bins=20, nb_frames=64, filters=(2, 3, 4, 5, 6, 7), **SIZES),
     "spleeter-blstm": BlstmSettings(nb_bins=20, nb_frames=6, hidden_size=8, nb_layers=2, **SIZES),
     "open-unmix": OpenUnmixSettings(hidden_size=8, nb_layers=2, bandwidth=3000.0, **SIZES),
+    "block-unet": BlockUnetSettings(
+        nb_frames=16, trim=64, n_blocks=3, internal_channels=3, t_down_layers=(0,), spec_type="magnitude", **SIZES
+    ),
+    "umx-transformer": UmxTransformerSettings(bandwidth=3000.0, shift=9, **SIZES, **TRANSFORMER),
+    "auto-transformer": AutoTransformerSettings(attention="qkv2D", **SIZES, **TRANSFORMER),
 }
 TINY = OpenUnmixSettings(hidden_size=2, nb_layers=1, n_fft=4, hop_length=2, bandwidth=None, targets=("vocals",))
 
@@ -164,9 +174,7 @@ def test_settings_that_are_none(model: str, document: Any, reason: str) -> None:
 def test_models_that_are_none() -> None:
     with pytest.raises(ParameterError, match=r"^no model open-unmx: did you mean open-unmix\?$"):
         find_kind("open-unmx")
-    with pytest.raises(
-        ParameterError, match=r"^no model x: expected one of spleeter-unet, spleeter-blstm, open-unmix$"
-    ):
+    with pytest.raises(ParameterError, match=r"^no model x: expected one of spleeter-unet, .*, auto-transformer$"):
         settings_from_json("x", {})
 
 

@@ -11,6 +11,8 @@ import soundfile
 import torch
 
 from baselines import models
+from baselines.auto_transformer import AutoTransformerSettings
+from baselines.block_unet import BlockUnetSettings
 from baselines.data import SpectrogramBatches, WaveBatches
 from baselines.open_unmix import OpenUnmixSettings
 from baselines.plans import (
@@ -23,9 +25,10 @@ from baselines.plans import (
     make_batches,
     make_plan,
 )
-from baselines.recipes import RECIPES, Recipe
+from baselines.recipes import Recipe, find_recipe, list_recipes
 from baselines.spleeter_blstm import BlstmSettings
 from baselines.spleeter_unet import UnetSettings
+from baselines.umx_transformer import UmxTransformerSettings
 from musdbkit.cache import Parameters, open_cache
 from musdbkit.cache_request import Request
 from musdbkit.errors import DatasetError, MusdbkitError, ParameterError
@@ -161,11 +164,48 @@ def test_plans_by_name() -> None:
         ("spleeter-unet", UnetSettings()),
         ("spleeter-blstm", BlstmSettings()),
         ("open-unmix", OpenUnmixSettings()),
+        ("block-unet", BlockUnetSettings()),
+        ("umx-transformer", UmxTransformerSettings()),
+        ("auto-transformer", AutoTransformerSettings()),
     ):
-        assert make_plan(model, data=Path("x")) == Plan(model, settings, RECIPES[model]["paper"][0], Path("x"))
+        assert make_plan(model, data=Path("x")) == Plan(model, settings, find_recipe(model, "paper")[0], Path("x"))
+        for name in list_recipes(model):
+            plan = make_plan(model, data=Path("x"), recipe=name)
+            assert (plan.recipe.name, type(plan.settings)) == (name, type(settings))
     plan = make_plan("spleeter-unet", data=Path("x"), recipe="upstream")
     assert plan.settings == UnetSettings(batch_norm="frozen", dropout=0.0, overlap=0.0)
-    assert plan.recipe == RECIPES["spleeter-unet"]["upstream"][0]
+    assert plan.recipe == find_recipe("spleeter-unet", "upstream")[0]
+
+
+def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
+    path = tmp_path / "mine.json"
+    path.write_text('{"model": "block-unet", "training": {"loss": "raw_l1", "segment_seconds": null}, "settings": {}}')
+    plan = make_plan("block-unet", data=Path("x"), recipe=str(path))
+    assert (plan.recipe.name, plan.recipe.loss) == ("mine", "raw-l1")
+    with pytest.raises(ParameterError, match=r'mine\.json: model is "block-unet", expected "umx-transformer"'):
+        make_plan("umx-transformer", data=Path("x"), recipe=str(path))
+
+
+def test_the_words_of_the_unets_authors() -> None:
+    changes = {"num_frame": 256, "tfc_tdf_bias": True, "tfc_tdf_activation": "leaky-relu", "val_loss": "spec_mse"}
+    changes |= {"lr": 0.1, "train_loss": "raw_l2", "t_down_layers": [0, 2], "bn_factor": None}
+    plan = make_plan("block-unet", data=Path("x"), changes=changes)
+    assert (plan.recipe.learning_rate, plan.recipe.loss, plan.recipe.valid_loss) == (0.1, "raw-mse", "mse")
+    expected = BlockUnetSettings(
+        nb_frames=256, bias=True, activation="leaky-relu", t_down_layers=(0, 2), bn_factor=None
+    )
+    assert plan.settings == expected
+    with pytest.raises(ParameterError, match="val_loss: valid_loss is given twice"):
+        make_plan("block-unet", data=Path("x"), changes={"valid_loss": "l1", "val_loss": "l1"})
+    with pytest.raises(ParameterError, match="open-unmix: no setting tfc_tdf_bias"):
+        make_plan("open-unmix", data=Path("x"), changes={"tfc_tdf_bias": True})
+
+
+def test_who_says_how_long_an_example_is() -> None:
+    with pytest.raises(ParameterError, match=r"^block-unet: segment_seconds is 3\.0, expected null: the model's own"):
+        make_plan("block-unet", data=Path("x"), changes={"segment_seconds": 3})
+    with pytest.raises(ParameterError, match=r"^open-unmix: segment_seconds is null, expected seconds$"):
+        make_plan("open-unmix", data=Path("x"), changes={"segment_seconds": None})
 
 
 def test_either_a_name_or_a_configuration() -> None:
@@ -393,6 +433,7 @@ def test_what_would_be_trained(site: Site) -> None:
         "nb_data_bytes": sum(2 * 3 * int(np.prod(shape)) for shape in frames.values()),  # float16, three signals
         "nb_run_bytes": 5 * 4 * nb_weights,
         "epoch_steps": 5,
+        "valid_steps": 5,
         "max_steps": 10,
         "settings": models.settings_to_json(plan.settings),
         "recipe": models.settings_to_json(plan.recipe),

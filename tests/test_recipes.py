@@ -1,4 +1,4 @@
-"""Recipes: values of the publications and programs, losses and updates against their formulas, and refusals."""
+"""Recipes: values of the publications and programs, a user's own files, updates against their formulas, refusals."""
 
 import dataclasses
 import json
@@ -8,21 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
-from baselines.models import MODELS, settings_to_json
+from baselines.losses import LOSSES
+from baselines.models import MODELS, from_json, settings_to_json
 from baselines.recipes import (
-    LOSSES,
     OPTIMISERS,
-    RECIPES,
     Recipe,
     change_recipe,
     find_recipe,
     follow_config,
+    list_recipes,
     make_optimiser,
-    measure_losses,
 )
-from musdbkit.errors import ParameterError
+from musdbkit.errors import DatasetError, ParameterError
 from musdbkit.spleeter_config import SpleeterConfig, read_config
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
@@ -71,18 +69,216 @@ def test_open_unmixs_training(name: str) -> None:
     assert settings == {}
 
 
-def test_every_model_has_both_recipes_and_they_fit_it() -> None:
-    assert RECIPES.keys() == MODELS.keys()
-    for model, recipes in RECIPES.items():
-        assert tuple(recipes) == ("paper", "upstream")
-        for name, (recipe, settings) in recipes.items():
+BLOCK_UNET = {
+    "n_fft": 2048,
+    "hop_length": 1024,
+    "nb_frames": 128,
+    "block": "tfc-tdf",
+    "spec_type": "complex",
+    "spec_est_mode": "mapping",
+    "n_blocks": 7,
+    "internal_channels": 24,
+    "n_internal_layers": 5,
+    "kernel_size_t": 3,
+    "kernel_size_f": 3,
+    "bn_factor": 16,
+    "min_bn_units": 16,
+    "bias": False,
+    "activation": "relu",
+    "first_conv_activation": "relu",
+    "last_activation": "identity",
+}
+
+
+@pytest.mark.parametrize("name", ["paper", "upstream", "large"])
+def test_block_unets_training(name: str) -> None:
+    """Choi et al.'s command line, and that of their large model; bfloat16 in place of float16."""
+    recipe, settings = find_recipe("block-unet", name)
+    assert (recipe.name, recipe.loss, recipe.valid_loss, recipe.optimiser) == (name, "mse", "raw-l1", "adam")
+    assert (recipe.learning_rate, recipe.weight_decay, recipe.betas) == (1e-3, 0, (0.9, 0.999))
+    assert (recipe.max_steps, recipe.epoch_steps, recipe.epoch_segments, recipe.valid_epochs) == (None, None, None, 1)
+    assert (recipe.plateau_patience, recipe.hasty_epochs, recipe.segment_seconds) == (None, None, None)
+    assert (recipe.mixing, recipe.least_gain, recipe.most_gain, recipe.swap) == ("independent", 1, 1, "none")
+    assert (recipe.seed, recipe.precision, recipe.min_epochs) == (2020, "auto", 2000 if name == "large" else 1000)
+    assert recipe.select_best
+    assert recipe.independent
+    assert recipe.ema_decay == {"paper": 0.999, "upstream": 0, "large": 0.999}[name]
+    lengths = (recipe.batch_size, recipe.max_epochs, recipe.stop_patience)
+    assert lengths == ((12, 3000, 200) if name == "large" else (16, 2000, 100))
+    large = {"n_fft": 4096, "n_blocks": 9, "bias": True}
+    assert settings == (BLOCK_UNET | large if name == "large" else BLOCK_UNET)
+
+
+@pytest.mark.parametrize("name", ["paper", "upstream"])
+@pytest.mark.parametrize("model", ["umx-transformer", "auto-transformer"])
+def test_transformers_training(model: str, name: str) -> None:
+    """The training script of the transformers; patiences count validations, which come every 5 epochs."""
+    recipe, settings = find_recipe(model, name)
+    assert (recipe.name, recipe.loss, recipe.valid_loss, recipe.optimiser) == (name, "mse", None, "adam")
+    assert (recipe.learning_rate, recipe.weight_decay, recipe.betas) == (1e-4, 1e-5, (0.5, 0.999))
+    assert (recipe.batch_size, recipe.max_steps, recipe.max_epochs) == (8, None, 10_000)
+    assert (recipe.epoch_steps, recipe.epoch_segments, recipe.valid_epochs) == (None, None, 5)
+    assert (recipe.plateau_factor, recipe.plateau_patience, recipe.plateau_cooldown) == (0.3, 16, 10)
+    assert (recipe.stop_patience, recipe.hasty_epochs, recipe.segment_seconds) == (51, 1000, None)
+    assert (recipe.mixing, recipe.remix_group, recipe.swap) == ("remix", 4, "batch")
+    assert (recipe.least_gain, recipe.most_gain) == (1, 1)
+    assert recipe.select_best
+    assert recipe.independent
+    assert recipe.ema_decay == {"paper": 0.999, "upstream": 0}[name]
+    expected: dict[str, Any] = {
+        "attention": "qkvg1D",
+        "input_seconds": 7.0,
+        "n_fft": 4096,
+        "hop_length": 1024,
+        "hidden_size": 512,
+        "nb_heads": 16,
+        "attention_dropout": 0.1,
+        "feedforward_size": 2048,
+    }
+    if model == "umx-transformer":
+        expected |= {"nb_layers": 3, "dropout": 0.2, "bandwidth": 16000.0}
+    else:
+        expected |= {"nb_layers": 4, "dropout": 0.1}
+    assert settings == expected
+
+
+def test_every_model_has_recipes_and_they_fit_it() -> None:
+    assert sorted(path.name for path in (TEMPLATES / "recipes").iterdir()) == sorted(f"{each}.json" for each in MODELS)
+    for model, kind in MODELS.items():
+        assert list_recipes(model) == ("paper", "upstream", *(["large"] if model == "block-unet" else []))
+        for name in list_recipes(model):
+            recipe, settings = find_recipe(model, name)
             assert recipe.name == name
-            MODELS[model].settings(**settings)
+            made = kind.settings(**settings)
+            assert hasattr(made, "input_samples") == (recipe.segment_seconds is None)
+
+
+@pytest.mark.parametrize("path", sorted((TEMPLATES / "recipes").iterdir()), ids=lambda path: path.stem)
+def test_files_say_whose_they_are_and_hold_all_that_is_not_a_default(path: Path) -> None:
+    document = json.loads(path.read_text(encoding="utf-8"))
+    assert document.keys() == {"model", "source", "recipes"}
+    assert document["model"] == path.stem
+    assert "github.com/" in document["source"]
+    for name, recipe in document["recipes"].items():
+        assert recipe.keys() == {"training", "settings"}
+        found = settings_to_json(find_recipe(path.stem, name)[0])
+        assert recipe["training"].items() <= found.items()
+        defaults = settings_to_json(Recipe(name=name))
+        assert [field for field in found if found[field] != defaults[field] and field not in recipe["training"]] == []
+
+
+def test_what_is_found_may_be_changed() -> None:
+    find_recipe("open-unmix", "paper")[1]["bandwidth"] = 1
+    find_recipe("block-unet", "paper")[1]["n_fft"] = 1
+    assert find_recipe("open-unmix", "paper")[1] == {}
+    assert find_recipe("block-unet", "paper")[1] == BLOCK_UNET
 
 
 def test_there_is_no_such_recipe() -> None:
-    with pytest.raises(ParameterError, match=r"^no recipe papers for open-unmix: expected one of paper, upstream$"):
+    expected = r"^no recipe papers for open-unmix: expected one of paper, upstream, or a file \*\.json$"
+    with pytest.raises(ParameterError, match=expected):
         find_recipe("open-unmix", "papers")
+    with pytest.raises(ParameterError, match=r"^no model open-umix: did you mean open-unmix\?$"):
+        find_recipe("open-umix", "paper")
+
+
+def test_runs_of_before_are_read() -> None:
+    """Recipes had 21 fields; what the others say now was the same then."""
+    added = {
+        "valid_loss": None,
+        "raw_weight": 1,
+        "spec_weight": 1,
+        "raw_part": "l1",
+        "spec_part": "mse",
+        "loss_window": None,
+        "loss_hop": None,
+        "betas": [0.9, 0.999],
+        "valid_epochs": 1,
+        "min_epochs": 0,
+        "hasty_epochs": None,
+        "mixing": "independent",
+        "least_gain": 0.25,
+        "most_gain": 1.25,
+        "swap": "source",
+        "remix_group": 4,
+        "precision": "auto",
+    }
+    document = settings_to_json(Recipe(name="old"))
+    before = {name: value for name, value in document.items() if name not in added}
+    assert len(before) == 21
+    assert document == before | added
+    assert from_json(Recipe, before, "run") == Recipe(name="old")
+
+
+# A user's own
+
+
+def write(path: Path, document: Any) -> Path:
+    """Write JSON."""
+    path.write_text(json.dumps(document), encoding="utf-8")
+    return path
+
+
+def test_a_users_own_file(tmp_path: Path) -> None:
+    document = {
+        "model": "open-unmix",
+        "training": {"loss": "spec_l1", "learning_rate": 1, "betas": [0.5, 0.9]},
+        "settings": {"targets": ["vocals"], "hidden_size": 64, "bandwidth": 8000},
+    }
+    recipe, settings = find_recipe("open-unmix", str(write(tmp_path / "my.own.json", document)))
+    assert recipe == Recipe(name="my.own", loss="l1", learning_rate=1.0, betas=(0.5, 0.9))
+    assert settings == {"targets": ("vocals",), "hidden_size": 64, "bandwidth": 8000.0}
+    MODELS["open-unmix"].settings(**settings)
+
+
+def test_a_users_own_file_may_say_little_and_whence(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.json", {"model": "spleeter-unet", "source": "a friend"})
+    assert find_recipe("spleeter-unet", str(path)) == (Recipe(name="a"), {})
+
+
+def test_a_users_own_file_is_read_anew(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.json", {"model": "open-unmix", "training": {"seed": 1}})
+    assert find_recipe("open-unmix", str(path))[0].seed == 1
+    write(path, {"model": "open-unmix", "training": {"seed": 2}})
+    assert find_recipe("open-unmix", str(path))[0].seed == 2
+
+
+@pytest.mark.parametrize(
+    ("document", "reason"),
+    [
+        ([], "list, expected an object"),
+        ({}, 'model is null, expected "open-unmix"'),
+        ({"model": "spleeter-unet"}, 'model is "spleeter-unet", expected "open-unmix"'),
+        ({"model": "open-unmix", "recipes": {}}, "unknown recipes, expected model, source, training and settings"),
+        ({"model": "open-unmix", "training": []}, "training: list, expected an object"),
+        ({"model": "open-unmix", "training": {"name": "x"}}, "training has name, which the recipe has already: "),
+        ({"model": "open-unmix", "training": {"lr": 1}}, "training: no setting lr: expected some of "),
+        ({"model": "open-unmix", "training": {"seed": 0.5}}, "training: seed is 0.5, expected a whole number"),
+        ({"model": "open-unmix", "training": {"seed": -1}}, "training: seed is -1, expected 0 or more"),
+        ({"model": "open-unmix", "settings": 1}, "settings: open-unmix: int, expected an object"),
+        ({"model": "open-unmix", "settings": {"n_ftt": 1}}, "settings: open-unmix: no setting n_ftt: did you mean "),
+        ({"model": "open-unmix", "settings": {"n_fft": "1"}}, 'settings: open-unmix: n_fft is "1", expected a whole '),
+    ],
+)
+def test_files_that_are_no_recipes(tmp_path: Path, document: Any, reason: str) -> None:
+    path = write(tmp_path / "a.json", document)
+    with pytest.raises(ParameterError) as caught:
+        find_recipe("open-unmix", str(path))
+    assert str(caught.value).startswith(f"{path}: {reason}")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"), [(None, "cannot be read: No such file"), (b"{", "not JSON: "), (b"\xff", "not JSON: ")]
+)
+def test_files_that_cannot_be_read(tmp_path: Path, content: bytes | None, reason: str) -> None:
+    path = tmp_path / "a.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(DatasetError) as caught:
+        find_recipe("open-unmix", str(path))
+    assert str(caught.value).startswith(f"{path}: {reason}")
+    assert "\n" not in str(caught.value)
 
 
 # Spleeter's configurations
@@ -154,40 +350,6 @@ def test_optimisers_of_configurations(tmp_path: Path, optimizer: str, expected: 
     assert (recipe.optimiser, recipe.learning_rate) == expected
 
 
-# Losses
-
-
-def loss_by_hand(loss: str, estimates: NDArray[np.float64], targets: NDArray[np.float64]) -> float:
-    """Return the loss of one target, example by example [shape of both=(batch_size, channels, bins, frames)]."""
-    found = []
-    for estimate, target in zip(estimates, targets, strict=True):
-        distance = np.abs(estimate - target)
-        if loss == "mse":
-            found.append(np.mean(distance**2))
-        else:
-            found.append(np.mean(distance) * (np.mean(target) if loss == "weighted-l1" else 1))
-    return float(np.mean(found))
-
-
-@pytest.mark.parametrize("loss", LOSSES)
-def test_losses_are_their_formulas(loss: str, rng: np.random.Generator) -> None:
-    estimates, targets = rng.uniform(0, 2, (2, 3, 4, 2, 5, 6))
-    targets *= np.arange(1, 4)[:, None, None, None, None]  # so that examples weigh differently
-    got = measure_losses(loss, torch.tensor(estimates), torch.tensor(targets))
-    assert got.shape == (4,)
-    expected = [loss_by_hand(loss, estimates[:, i], targets[:, i]) for i in range(4)]
-    np.testing.assert_allclose(got.numpy(), expected, rtol=1e-5)
-
-
-@pytest.mark.parametrize("loss", LOSSES)
-def test_losses_of_half_precision_are_computed_in_single(loss: str, rng: np.random.Generator) -> None:
-    estimates, targets = torch.tensor(rng.uniform(0, 300, (2, 3, 4, 2, 5, 6)), dtype=torch.float32)
-    got = measure_losses(loss, estimates.bfloat16(), targets)
-    assert got.dtype == torch.float32
-    assert torch.equal(got, measure_losses(loss, estimates.bfloat16().float(), targets))
-    assert torch.isfinite(got).all()
-
-
 # Optimisers
 
 
@@ -197,7 +359,8 @@ def test_updates_are_their_formulas(optimiser: str, decay: float) -> None:
     """Two steps, of a square: the second one depends on what is remembered of the first."""
     rate = 0.25
     value = torch.tensor([3.0, -2.0], dtype=torch.float64, requires_grad=True)
-    made = make_optimiser(Recipe(optimiser=optimiser, learning_rate=rate, weight_decay=decay), [value], CPU)
+    recipe = Recipe(optimiser=optimiser, learning_rate=rate, weight_decay=decay, betas=(0.6, 0.9))
+    made = make_optimiser(recipe, [value], CPU)
     expected = np.array([3.0, -2.0])
     mean, square, updates = np.zeros(2), np.zeros(2), np.zeros(2)
     for step in (1, 2):
@@ -208,9 +371,15 @@ def test_updates_are_their_formulas(optimiser: str, decay: float) -> None:
         if optimiser == "sgd":
             expected = expected - rate * gradient
         elif optimiser == "adam":
-            mean, square = 0.9 * mean + 0.1 * gradient, 0.999 * square + 0.001 * gradient**2
-            corrected = np.sqrt(square / (1 - 0.999**step)) + 1e-8
-            expected = expected - rate * mean / (1 - 0.9**step) / corrected
+            mean, square = 0.6 * mean + 0.4 * gradient, 0.9 * square + 0.1 * gradient**2
+            corrected = np.sqrt(square / (1 - 0.9**step)) + 1e-8
+            expected = expected - rate * mean / (1 - 0.6**step) / corrected
+        elif optimiser == "adagrad":
+            square = square + gradient**2
+            expected = expected - rate * gradient / (np.sqrt(square) + 1e-10)
+        elif optimiser == "rmsprop":
+            square = 0.99 * square + 0.01 * gradient**2
+            expected = expected - rate * gradient / (np.sqrt(square) + 1e-8)
         else:
             square = 0.95 * square + 0.05 * gradient**2
             update = gradient * np.sqrt(updates + 1e-8) / np.sqrt(square + 1e-8)
@@ -240,8 +409,8 @@ def test_changes() -> None:
         ({"max_steps": True}, "max_steps is true, expected a whole number or null"),
         ({"learning_rate": None}, "learning_rate is null, expected a number"),
         ({"independent": 1}, "independent is 1, expected true or false"),
-        ({"loss": "l2"}, "loss is l2, expected one of l1, weighted-l1, mse"),
-        ({"optimiser": "Adam"}, "optimiser is Adam, expected one of adam, adadelta, sgd"),
+        ({"loss": "l2"}, f"loss is l2, expected one of {', '.join(LOSSES)}"),
+        ({"optimiser": "Adam"}, "optimiser is Adam, expected one of adam, adadelta, sgd, adagrad, rmsprop"),
         ({"learning_rate": 0}, "learning_rate is 0.0, expected a number above 0"),
         ({"learning_rate": float("nan")}, "learning_rate is nan, expected a number above 0"),
         ({"learning_rate": float("inf")}, "learning_rate is inf, expected a number above 0"),
@@ -262,6 +431,27 @@ def test_changes() -> None:
         ({"stop_patience": -1}, "stop_patience is -1, expected 0 or more"),
         ({"ema_decay": 1}, "ema_decay is 1.0, expected 0 or more, and less than 1"),
         ({"ema_decay": -0.1}, "ema_decay is -0.1, expected 0 or more, and less than 1"),
+        ({"valid_loss": "l2"}, "valid_loss is l2, expected one of l1, weighted-l1, mse, "),
+        ({"raw_part": "raw-l1"}, "raw_part is raw-l1, expected one of l1, mse"),
+        ({"spec_part": "weighted-l1"}, "spec_part is weighted-l1, expected one of l1, mse"),
+        ({"raw_weight": -1}, "raw_weight is -1.0, expected 0 or more"),
+        ({"spec_weight": float("inf")}, "spec_weight is inf, expected 0 or more"),
+        ({"loss_window": 0}, "loss_window is 0, expected 1 or more"),
+        ({"loss_hop": 0}, "loss_hop is 0, expected 1 or more"),
+        ({"betas": [0.9]}, "betas is [0.9], expected two numbers, 0 or more and less than 1"),
+        ({"betas": [0.9, 1.0]}, "betas is [0.9, 1.0], expected two numbers, 0 or more and less than 1"),
+        ({"betas": [-0.1, 0.9]}, "betas is [-0.1, 0.9], expected two numbers, 0 or more and less than 1"),
+        ({"betas": 0.9}, "betas is 0.9, expected a list, each a number"),
+        ({"valid_epochs": 0}, "valid_epochs is 0, expected 1 or more"),
+        ({"hasty_epochs": 0}, "hasty_epochs is 0, expected 1 or more"),
+        ({"mixing": "random"}, "mixing is random, expected one of independent, remix"),
+        ({"least_gain": -0.5}, "least_gain is -0.5, expected 0 or more"),
+        ({"least_gain": 2}, "most_gain is 1.25, expected least_gain, 2.0, or more"),
+        ({"most_gain": float("nan")}, "most_gain is nan, expected 0 or more"),
+        ({"swap": True}, "swap is true, expected text"),
+        ({"swap": "all"}, "swap is all, expected one of source, batch, none"),
+        ({"remix_group": 0}, "remix_group is 0, expected 1 or more"),
+        ({"precision": "float16"}, "precision is float16, expected one of auto, float32, bf16"),
         ({"learning_rate": 10**400}, "learning_rate is 1000"),
     ],
 )

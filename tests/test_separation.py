@@ -12,6 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from baselines import separation
+from baselines.auto_transformer import AutoTransformerSettings
+from baselines.block_unet import BlockUnetSettings
 from baselines.models import Loaded, create
 from baselines.open_unmix import OpenUnmixSettings
 from baselines.separation import (
@@ -25,6 +27,7 @@ from baselines.separation import (
 )
 from baselines.spleeter_blstm import BlstmSettings
 from baselines.spleeter_unet import UnetSettings
+from baselines.umx_transformer import UmxTransformerSettings
 from musdbkit.errors import ParameterError
 from musdbkit.stft import istft, stft
 
@@ -55,7 +58,29 @@ OPEN_UNMIX = OpenUnmixSettings(
     nb_wiener_iterations=0,
     **TRANSFORM,  # type: ignore[arg-type]
 )
-NAMES = {UnetSettings: "spleeter-unet", BlstmSettings: "spleeter-blstm", OpenUnmixSettings: "open-unmix"}
+BLOCK_UNET = BlockUnetSettings(
+    targets=("vocals", "drums"),
+    nb_frames=32,
+    trim=150,
+    n_blocks=3,
+    internal_channels=4,
+    n_internal_layers=2,
+    sample_rate=RATE,
+    n_fft=256,
+    hop_length=128,
+)
+LONG: dict[str, Any] = {"targets": ("vocals", "drums"), "hidden_size": 16, "nb_heads": 2, "nb_layers": 1}
+LONG |= {"feedforward_size": 8, "input_seconds": 0.5, "shift": 500}
+UMX_TRANSFORMER = UmxTransformerSettings(bandwidth=3000.0, **LONG, **TRANSFORM)
+AUTO_TRANSFORMER = AutoTransformerSettings(attention="qkv2D", **LONG, **TRANSFORM)
+NAMES = {
+    UnetSettings: "spleeter-unet",
+    BlstmSettings: "spleeter-blstm",
+    OpenUnmixSettings: "open-unmix",
+    BlockUnetSettings: "block-unet",
+    UmxTransformerSettings: "umx-transformer",
+    AutoTransformerSettings: "auto-transformer",
+}
 ONE_CHUNK = SeparationSettings()
 
 Wave = NDArray[np.float32]
@@ -245,6 +270,85 @@ def test_open_unmix_with_wiener_filter(wave: Wave, window: int | None, residual:
     assert_close(found, inverted(loaded, np.concatenate(parts, axis=1), wave, names), 2e-5)
 
 
+def block_unets_waves(loaded: Loaded, wave: Wave, trim: int) -> dict[str, Wave]:
+    """Return the estimates of segments that overlap by twice `trim`, cut at both ends and joined."""
+    model = loaded.settings
+    length = model.input_samples
+    span = length - 2 * trim
+    nb_segments = -(-len(wave) // span)
+    padded = np.pad(wave.astype(float), ((trim, nb_segments * span + trim - len(wave)), (0, 0)))
+    parts = []
+    for i in range(nb_segments):
+        x = stft(padded[i * span : i * span + length], model.separation_stft)  # nb_frames, nb_bins, nb_channels
+        assert len(x) == model.nb_frames
+        channels = np.concatenate([x.real, x.imag], axis=2) if model.spec_type == "complex" else np.abs(x)
+        batch = torch.from_numpy(channels.transpose(2, 0, 1)[None].astype(np.float32))
+        waves = []
+        for network in loaded.network.networks.values():
+            y = network(batch)[0].permute(1, 2, 0).numpy().astype(float)
+            y = y * channels if model.spec_est_mode == "masking" else y
+            y = y[..., :2] + 1j * y[..., 2:] if model.spec_type == "complex" else y * np.exp(1j * np.angle(x))
+            waves.append(istft(y, model.separation_stft, start=trim, nb_samples=span))
+        parts.append(np.stack(waves))
+    joined = np.concatenate(parts, axis=1)[:, : len(wave)].astype(np.float32)
+    return dict(zip(model.targets, joined, strict=True))
+
+
+@pytest.mark.parametrize("nb_samples", [20_000, 3 * 3668, 3668, 100, 7])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"spec_type": "magnitude", "spec_est_mode": "masking", "last_activation": "sigmoid"},
+        {"spec_est_mode": "masking", "last_activation": "tanh", "targets": ("vocals",)},
+        {"spec_type": "magnitude", "block": "tdc-rnn", "last_activation": "relu"},
+        {"centred": False, "block": "tdc"},
+    ],
+)
+def test_block_unets_take_segments_of_the_wave(wave: Wave, nb_samples: int, changes: dict[str, Any]) -> None:
+    loaded = load(replace(BLOCK_UNET, **changes))
+    part = wave[1000 : 1000 + nb_samples]
+    expected = block_unets_waves(loaded, part, 150)
+    if changes.get("last_activation") == "relu" and not any(samples.any() for samples in expected.values()):
+        pytest.fail("only zeros")
+    assert_close(separate_wave(loaded, part), expected, 1e-5 * max(np.abs(each).max() for each in expected.values()))
+
+
+def test_a_segment_is_trimmed_by_whole_hops_of_5000_samples() -> None:
+    assert BlockUnetSettings().trim_samples == 5120
+    assert BlockUnetSettings(hop_length=512).trim_samples == 5120
+    assert BlockUnetSettings(hop_length=1000).trim_samples == 5000
+
+
+def long_inputs_magnitudes(loaded: Loaded, x: NDArray[np.complex128]) -> NDArray[np.float64]:
+    """Return the estimates of one block after the other, the last one shorter."""
+    length = loaded.settings.nb_block_frames
+    return np.concatenate([apply(loaded.network, np.abs(x[i : i + length])) for i in range(0, len(x), length)], axis=1)
+
+
+@pytest.mark.parametrize("settings", [UMX_TRANSFORMER, AUTO_TRANSFORMER], ids=["umx", "auto"])
+@pytest.mark.parametrize("nb_samples", [20_000, 62 * 64 * 3, 200])
+def test_transformers_take_blocks_as_long_as_inputs(wave: Wave, settings: Any, nb_samples: int) -> None:
+    assert settings.nb_block_frames == 62
+    loaded = load(settings)
+    part = wave[1000 : 1000 + nb_samples]
+    x = stft(part.astype(float), settings.separation_stft)
+    y = long_inputs_magnitudes(loaded, x) * np.exp(1j * np.angle(x))
+    assert_close(separate_wave(loaded, part), inverted(loaded, y, part, settings.targets), 2e-5)
+
+
+def test_transformers_estimates_may_be_filtered(wave: Wave) -> None:
+    loaded = load(UMX_TRANSFORMER)
+    x = stft(wave.astype(float), UMX_TRANSFORMER.separation_stft)
+    v = long_inputs_magnitudes(loaded, x)
+    y = expectation_maximisation(x, v * np.exp(1j * np.angle(x)), 1, 1e-10)
+    found = separate_wave(loaded, wave, SeparationSettings(nb_wiener_iterations=1, wiener_window=0))
+    assert_close(found, inverted(loaded, y, wave, UMX_TRANSFORMER.targets), 2e-5)
+    y = x * v / (1e-10 + v.sum(axis=0))
+    found = separate_wave(loaded, wave, SeparationSettings(softmask=True))
+    assert_close(found, inverted(loaded, y, wave, UMX_TRANSFORMER.targets), 2e-5)
+
+
 # Properties
 
 
@@ -255,6 +359,10 @@ MODELS = {
     "blstm": BLSTM,
     "open-unmix": OPEN_UNMIX,
     "wiener": replace(OPEN_UNMIX, nb_wiener_iterations=1),
+    "block-unet": BLOCK_UNET,
+    "magnitudes": replace(BLOCK_UNET, spec_type="magnitude", spec_est_mode="masking", last_activation="sigmoid"),
+    "umx-transformer": UMX_TRANSFORMER,
+    "auto-transformer": AUTO_TRANSFORMER,
 }
 
 
@@ -262,6 +370,7 @@ MODELS = {
 @pytest.mark.parametrize("softmask", [False, True])
 def test_estimates_and_residual_sum_to_the_mixture(wave: Wave, name: str, softmask: bool) -> None:
     loaded = load(MODELS[name])
+    softmask = softmask and not isinstance(MODELS[name], BlockUnetSettings)
     estimates = separate_wave(loaded, wave, SeparationSettings(residual=True, softmask=softmask))
     assert list(estimates) == [*MODELS[name].targets, "residual"]
     assert all(np.abs(each).max() > 1e-3 for each in estimates.values())
@@ -294,6 +403,7 @@ def test_nothing_depends_on_how_frames_are_grouped(wave: Wave, monkeypatch: pyte
     expected = separate_wave(loaded, wave)
     monkeypatch.setitem(separation._BLOCK_FRAMES, "cpu", 3)  # fewer than reach a sample
     monkeypatch.setattr(separation, "_BATCH_VALUES", 1)
+    monkeypatch.setitem(separation._WAVE_VALUES, "cpu", 1)
     assert_close(separate_wave(loaded, wave), expected)
 
 
@@ -310,8 +420,10 @@ def test_mono_is_doubled_and_silence_stays_silent(wave: Wave) -> None:
     mono = wave[:, :1]
     assert_close(separate_wave(loaded, mono), separate_wave(loaded, np.repeat(mono, 2, axis=1)))
     for settings in MODELS.values():
-        for samples in separate_wave(load(settings), np.zeros((5000, 2), np.float32)).values():
-            np.testing.assert_array_equal(samples, 0)
+        loaded = load(settings)
+        if not isinstance(settings, BlockUnetSettings) or settings.spec_est_mode == "masking":
+            for samples in separate_wave(loaded, np.zeros((5000, 2), np.float32)).values():
+                np.testing.assert_array_equal(samples, 0)
         assert {s.shape for s in separate_wave(load(settings), np.zeros((0, 2), np.float32)).values()} == {(0, 2)}
 
 
@@ -344,6 +456,20 @@ def test_chunks_of_spleeters_networks_equal_the_whole(song: Wave, overlap: float
     assert nb_chunks >= 3
     assert_close(found, separate_wave(loaded, song[:nb_samples]), 1e-5)
     assert_close(found, separate_wave(loaded, song[:nb_samples], settings), 1e-7)
+
+
+@pytest.mark.parametrize("nb_samples", [9 * RATE, 8 * RATE + 17])
+@pytest.mark.parametrize(
+    "settings",
+    [BLOCK_UNET, replace(BLOCK_UNET, centred=False), UMX_TRANSFORMER, AUTO_TRANSFORMER],
+    ids=["centred", "uncentred", "umx", "auto"],
+)
+def test_chunks_of_what_takes_inputs_of_one_length_equal_the_whole(song: Wave, settings: Any, nb_samples: int) -> None:
+    loaded = load(settings)
+    options = SeparationSettings(chunk_seconds=3.7, overlap_seconds=0.2, residual=True)
+    found, nb_chunks = chunked(loaded, song[:nb_samples], options)
+    assert nb_chunks >= 3
+    assert_close(found, separate_wave(loaded, song[:nb_samples], SeparationSettings(residual=True)), 1e-5)
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
@@ -470,6 +596,9 @@ def test_unusable_settings_are_refused(options: dict[str, Any], message: str) ->
         (replace(OPEN_UNMIX, targets=("drums",)), {"nb_wiener_iterations": 1}, "drums is the only .* a Wiener filter"),
         (replace(OPEN_UNMIX, targets=("residual", "x")), {"residual": True}, "has a target of that name"),
         (OPEN_UNMIX, {"mask_exponent": 2.0}, "mask_exponent is given, but means nothing to open-unmix"),
+        (UMX_TRANSFORMER, {"segment_overlap": 0.5}, "segment_overlap is given, but means nothing to umx-transformer"),
+        (BLOCK_UNET, {"nb_wiener_iterations": 1}, "nb_wiener_iterations is given, but means nothing to block-unet"),
+        (BLOCK_UNET, {"softmask": True}, "softmask is given, but means nothing to block-unet"),
         (OPEN_UNMIX, {"precision": "bf16"}, "precision bf16 is for CUDA, not for cpu"),
         (
             UNET,

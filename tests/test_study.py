@@ -1,13 +1,19 @@
 """Studies: each value is trained, separated and scored under one budget; the table, the figure, and what is refused."""
 
 import csv
+import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from baselines import study as module
+from baselines.block_unet import BlockUnetSettings
+from baselines.cost import count_multiply_adds
+from baselines.plans import make_plan
 from baselines.study import Budget, Point, Request, describe, describe_lines, draw, study
 from baselines.train import Hardware
 from musdbkit import musdb18
@@ -139,12 +145,13 @@ def test_the_figure_has_whatever_points_there_are(
     save = Figure.savefig
     monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (figures.append(self), save(self, *a, **k)))
     points = [
-        Point(number, value, 1, 16, 64, 0.4, 0.1, 0.5 * (i + 1), 0.25, 2, 0.1, {"vocals": float("nan")})
+        Point(number, value, 2_000_000, 3e9, 16, 64, 0.4, 0.1, 0.5 * (i + 1), 0.25, 2, 0.1, {"vocals": float("nan")})
         for number in (2, 4)
         for i, value in enumerate(values[number == 2 and len(values) > 1 :])
     ]
     draw(points, "T", tmp_path / "study.png")
-    quality, latency, speed = figures[0].axes
+    quality, cost, latency, speed = figures[0].axes
+    assert {tuple(line.get_ydata()) for line in cost.lines} >= {(2.0,) * len(values), (3.0,) * len(values)}
     assert [label.get_text() for label in quality.get_xticklabels()] == [module._folder_name(v) for v in values]
     assert list(latency.lines[1].get_ydata()) == [0.5 * (i + 1) for i in range(len(values))]
     assert set(speed.lines[0].get_ydata()) == {4.0}
@@ -182,6 +189,53 @@ def test_any_setting_of_any_model(root: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "study" / "cache").exists()
     document = json.loads((tmp_path / "study" / "4stems" / "hidden_size=8" / "point.json").read_text())
     assert document["point"]["nb_parameters"] == points[1].nb_parameters
+
+
+def test_kinds_of_blocks(root: Path, tmp_path: Path) -> None:
+    """The whole of it, with scores: what each kind of block costs, and what it hears before it answers."""
+    changes = {"n_fft": 512, "hop_length": 256, "nb_frames": 64, "trim": 512, "n_blocks": 3, "internal_channels": 3}
+    changes |= {"batch_size": 1, "n_internal_layers": 2, "epoch_steps": 1}
+    out = tmp_path / "study"
+    values = ["tdf", "tfc-tdf", "tdc-rnn"]
+    points = run(root, out, values, parameter="block", model="block-unet", changes=changes, budget=Budget(1))
+    assert [point.value for point in points] == sorted(values)
+    assert len({each.nb_parameters for each in points}) == len({each.multiply_adds_per_second for each in points}) == 3
+    for point in points:
+        settings = BlockUnetSettings(**{name: changes[name] for name in list(changes)[:6]}, block=point.value)
+        settings = replace(settings, n_internal_layers=2)
+        count = count_multiply_adds("block-unet", settings, 64)
+        assert point.multiply_adds_per_second == pytest.approx(count * 44100 / (256 * 63 - 1024))
+        assert (point.nb_frames, point.nb_frames_computed) == (64, 64)
+        assert point.segment_seconds == pytest.approx((256 * 63 - 512) / 44100)
+        assert set(point.sdr) == set(musdb18.STEMS)
+    assert [row["block"] for row in read_rows(out)] == sorted(values)
+    console = Console(width=200, record=True, file=io.StringIO())
+    module.print_table(points, "block", console)
+    assert {"parameters", "MAC/s", "RTF"} <= set(console.export_text().split())
+
+
+@pytest.mark.usefixtures("_score_nothing")
+def test_lengths_of_inputs(root: Path, tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"hidden_size": 8, "nb_heads": 2, "nb_layers": 1, "feedforward_size": 4, "batch_size": 1}
+    changes |= {"shift": 10_000}
+    points = run(
+        root, tmp_path / "study", [0.5, 1, 2], parameter="input_seconds", model="umx-transformer", changes=changes
+    )
+    assert [point.nb_frames for point in points] == [21, 43, 86]
+    assert [point.segment_seconds for point in points] == [n * 1024 / 44100 for n in (21, 43, 86)]
+    for point, nb_frames in zip(points, (21, 43, 86), strict=True):
+        settings = make_plan("umx-transformer", data=root, changes=changes | {"input_seconds": point.value}).settings
+        count = count_multiply_adds("umx-transformer", settings, nb_frames)
+        assert point.multiply_adds_per_second == pytest.approx(count * 44100 / (nb_frames * 1024))
+
+
+def test_the_lengths_that_were_asked_for() -> None:
+    """7, 20, 40 and 60 s; the last takes the shift of 20 s."""
+    for seconds, shift, nb_frames in ((7, 47100, 256), (20, 63488, 800), (40, 60416, 1664), (60, 63488, 2522)):
+        for model in ("umx-transformer", "auto-transformer"):
+            settings = make_plan(model, data=Path("x"), changes={"input_seconds": seconds}).settings
+            assert settings.shift_samples == shift
+            assert settings.training_stft.nb_frames(settings.input_samples) == nb_frames
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,19 @@ from musdbkit import templates
 from musdbkit.errors import MusdbkitError
 
 REPOSITORY = Path(__file__).parent.parent
-NAMES = ["report.css", "report.html.j2", "report.js", "spleeter_2stems.json", "spleeter_4stems.json"]
+NAMES = [
+    "recipes/auto-transformer.json",
+    "recipes/block-unet.json",
+    "recipes/open-unmix.json",
+    "recipes/spleeter-blstm.json",
+    "recipes/spleeter-unet.json",
+    "recipes/umx-transformer.json",
+    "report.css",
+    "report.html.j2",
+    "report.js",
+    "spleeter_2stems.json",
+    "spleeter_4stems.json",
+]
 
 
 def read_in_child(folder: Path, site: Path) -> str:
@@ -61,7 +73,8 @@ def test_wheel(checkout: Path, tmp_path: Path) -> None:
     site = build(checkout, "wheel")
     shutil.rmtree(checkout)
     assert read_in_child(tmp_path, site) == str(site / "musdbkit" / "__init__.py")
-    assert sorted(path.name for path in (site / "musdbkit" / "_templates").iterdir()) == NAMES
+    folder = site / "musdbkit" / "_templates"
+    assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()) == NAMES
     assert (site / "musdbkit" / "py.typed").is_file()
 
 

@@ -1,5 +1,6 @@
 """Training: runs that stop and go on, exactly; what is validated, averaged, kept and logged; and what is refused."""
 
+import itertools
 import json
 import math
 import os
@@ -19,6 +20,8 @@ from torch import Tensor, nn
 from baselines import models
 from baselines import train as module
 from baselines.plans import Plan, make_plan
+from baselines.recipes import Recipe
+from baselines.torch_stft import istft
 from baselines.train import Hardware, Trained, train
 from musdbkit import musdb18
 from musdbkit.errors import DatasetError, MusdbkitError, ParameterError
@@ -31,6 +34,20 @@ UNET: dict[str, Any] = {"n_fft": 64, "hop_length": 16, "sample_rate": 8000, "nb_
 UNET |= {"filters": [2, 2, 2, 3, 3, 4], "nb_chunks": 4, "chunk_seconds": 0.2, "batch_size": 2, "learning_rate": 1e-2}
 OPEN_UNMIX: dict[str, Any] = {"n_fft": 64, "hop_length": 16, "sample_rate": 8000, "hidden_size": 8, "bandwidth": 3000.0}
 OPEN_UNMIX |= {"segment_seconds": 0.1, "batch_size": 2, "learning_rate": 1e-2}
+SMALL: dict[str, dict[str, Any]] = {
+    "block-unet": {"n_fft": 64, "hop_length": 32, "nb_frames": 16, "trim": 64, "n_blocks": 3, "internal_channels": 4},
+    "umx-transformer": {"n_fft": 64, "hop_length": 16, "hidden_size": 16, "nb_heads": 2, "input_seconds": 0.1},
+    "auto-transformer": {"n_fft": 64, "hop_length": 16, "hidden_size": 16, "nb_heads": 2, "input_seconds": 0.1},
+}
+SMALL["block-unet"] |= {"n_internal_layers": 2}
+SMALL["umx-transformer"] |= {"feedforward_size": 8, "nb_layers": 1, "bandwidth": 3000.0, "shift": 200}
+SMALL["auto-transformer"] |= {"feedforward_size": 8, "nb_layers": 1, "shift": 200}
+BLOCKS = [("block-unet", {"block": block}) for block in ("tdf", "tdc", "tfc", "tfc-tdf", "tdc-rnn")]
+LONG = [
+    (model, {"attention": attention})
+    for model in ("umx-transformer", "auto-transformer")
+    for attention in ("qkv2D", "qkv1D", "qkvg1D")
+]
 
 
 @pytest.fixture
@@ -62,15 +79,25 @@ def open_unmix_plan(data: Path, **changes: Any) -> Plan:
     return make_plan("open-unmix", data=data, targets=("vocals", "accompaniment"), changes=changes)
 
 
+def further_plan(model: str, data: Path, **changes: Any) -> Plan:
+    changes = SMALL[model] | {"sample_rate": 8000, "batch_size": 2, "learning_rate": 1e-2, "valid_epochs": 1} | changes
+    if model == "block-unet":
+        changes.pop("dropout", None)
+    changes = {"max_steps": 12, "epoch_steps": 4} | changes
+    return make_plan(model, data=data, targets=("vocals", "accompaniment"), changes=changes)
+
+
 Make = Callable[..., Plan]
 
 
-@pytest.fixture(params=["spleeter-unet", "open-unmix"])
+@pytest.fixture(params=["spleeter-unet", "open-unmix", *SMALL])
 def make(request: pytest.FixtureRequest, cached: Path, waves: Path) -> Make:
-    """What makes plans for one of the two kinds of model."""
+    """What makes plans for one of the kinds of model."""
     if request.param == "spleeter-unet":
         return lambda **changes: unet_plan(cached, **changes)
-    return lambda **changes: open_unmix_plan(waves, **changes)
+    if request.param == "open-unmix":
+        return lambda **changes: open_unmix_plan(waves, **changes)
+    return lambda **changes: further_plan(request.param, waves, **changes)
 
 
 def hashes(run: Path) -> dict[str, str]:
@@ -95,17 +122,24 @@ def interrupt_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let SIGTERM arrive in the midst of a step, counted from 1."""
     nb_steps, measure = 0, module.measure_losses
 
-    def measured(loss: str, estimates: Tensor, targets: Tensor) -> Tensor:
+    def measured(recipe: Recipe, loss: str, estimates: Tensor, targets: Tensor, **options: Any) -> Tensor:
         nonlocal nb_steps
         nb_steps += estimates.requires_grad
         if nb_steps == step and estimates.requires_grad:
             os.kill(os.getpid(), signal.SIGTERM)
-        return measure(loss, estimates, targets)
+        return measure(recipe, loss, estimates, targets, **options)
 
     monkeypatch.setattr(module, "measure_losses", measured)
 
 
-@pytest.mark.parametrize("step", [1, 7, 8, 11])
+FIRST = ("spleeter-unet", "open-unmix")
+
+
+@pytest.mark.parametrize(
+    ("make", "step"),
+    [*itertools.product(FIRST, [1, 7, 8, 11]), *((model, 7) for model in SMALL)],
+    indirect=["make"],
+)
 def test_a_run_that_was_stopped_goes_on_exactly(
     make: Make, step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -243,7 +277,7 @@ def test_minutes_end_a_run(cached: Path, tmp_path: Path) -> None:
     assert 0.06 <= checkpoint.training["seconds"] < 30
     again = train(unet_plan(cached, max_steps=None), tmp_path / "run", hardware=CPU, max_minutes=0.001, resume=True)
     assert again.step > result.step
-    assert again.seconds > result.seconds
+    assert again.seconds > checkpoint.training["seconds"]
 
 
 # What a run computes
@@ -266,13 +300,25 @@ def test_a_step_is_adams(cached: Path, tmp_path: Path) -> None:
         torch.testing.assert_close(found[name], tensor, msg=name)
 
 
-def test_both_models_learn_one_batch_by_heart(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = make(max_steps=150, epoch_steps=1000, dropout=0.0, ema_decay=0.0)
+@pytest.mark.parametrize(("model", "changes"), [*BLOCKS, *LONG])
+def test_every_block_and_attention_learns_one_batch_by_heart(
+    waves: Path, model: str, changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learn_by_heart(lambda **more: further_plan(model, waves, **changes, **more), tmp_path / "run", monkeypatch, 80)
+
+
+@pytest.mark.parametrize("make", FIRST, indirect=True)
+def test_the_first_models_learn_one_batch_by_heart(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    learn_by_heart(make, tmp_path / "run", monkeypatch)
+
+
+def learn_by_heart(make: Make, run: Path, monkeypatch: pytest.MonkeyPatch, nb_steps: int = 150) -> None:
+    plan = make(max_steps=nb_steps, epoch_steps=1000, dropout=0.0, ema_decay=0.0)
     batches = module.make_batches(plan, torch.device("cpu"))
     batch = next(batches.train())
-    monkeypatch.setattr(type(batches), "train", lambda *_: iter([batch] * 151))
-    train(plan, tmp_path / "run", hardware=CPU)
-    rows = losses(tmp_path / "run")
+    monkeypatch.setattr(type(batches), "train", lambda *_: iter([batch] * (nb_steps + 1)))
+    train(plan, run, hardware=CPU)
+    rows = losses(run)
     first, last = (sum(row["losses"].values()) for row in (rows[0], rows[-1]))
     assert last < 0.65 * first
 
@@ -303,8 +349,15 @@ def test_validation_is_of_what_is_kept(make: Make, tmp_path: Path) -> None:
     sums = torch.zeros(2)
     nb_examples = 0
     for batch in module.make_batches(plan, torch.device("cpu")).valid():
-        difference = network(batch.mixture) - batch.targets
-        each = difference.square() if plan.model == "open-unmix" else difference.abs()
+        estimates = network(batch.mixture)
+        if plan.model == "block-unet":  # which is trained on spectra, and validated on waves
+            assert batch.waves is not None
+            nb_samples = batch.waves.shape[-1]
+            waves = istft(estimates, plan.settings.training_stft, nb_samples=nb_samples)
+            each = (waves - batch.waves).abs()[..., None]
+        else:
+            difference = estimates - batch.targets
+            each = difference.abs() if plan.model == "spleeter-unet" else difference.square()
         sums += each.mean((2, 3, 4)).sum(0)
         nb_examples += len(batch.mixture)
     assert list(valid) == list(plan.settings.targets)
@@ -356,8 +409,10 @@ def follow(plan: Plan, run: Path, valid: list[list[float]], monkeypatch: pytest.
     found = iter([*valid, *valid])
     measure = module.measure_losses
 
-    def measured(loss: str, estimates: Tensor, targets: Tensor) -> Tensor:
-        return measure(loss, estimates, targets) if estimates.requires_grad else torch.tensor(next(found))
+    def measured(recipe: Recipe, loss: str, estimates: Tensor, targets: Tensor, **options: Any) -> Tensor:
+        if estimates.requires_grad:
+            return measure(recipe, loss, estimates, targets, **options)
+        return torch.tensor(next(found))
 
     batch = next(module.make_batches(plan, torch.device("cpu")).valid())
     monkeypatch.setattr(module, "measure_losses", measured)
@@ -422,6 +477,65 @@ def test_the_run_ends_when_all_targets_have(waves: Path, tmp_path: Path, monkeyp
     plan = open_unmix_plan(waves, max_steps=None, epoch_steps=1, stop_patience=2)
     result = follow(plan, tmp_path / "run", [[5.0, 1.0], [6, 2], [7, 3], [4, 4]], monkeypatch)
     assert (result.step, result.ended) == (3, "early stop")
+
+
+def test_validation_may_be_rarer_than_epochs_and_later_patience_ends(
+    waves: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every second epoch of one step; after four epochs the first validation that is no better ends a target."""
+    plan = open_unmix_plan(
+        waves,
+        max_steps=20,
+        epoch_steps=1,
+        valid_epochs=2,
+        hasty_epochs=4,
+        min_epochs=9,
+        ema_decay=0.0,
+        stop_patience=3,
+    )
+    valid = [[5.0, 9.0], [6, 8], [4, 7], [3, 7.5], [2, 5], [3, 4]]
+    result = follow(plan, tmp_path / "run", valid, monkeypatch)
+    assert result.best == {"vocals": (2.0, 10), "accompaniment": (5.0, 10)}
+    assert (result.step, result.ended) == (12, "early stop")
+    # the second target was worse at epoch 8, but nothing ends before epoch 9
+    plan = replace(plan, recipe=replace(plan.recipe, min_epochs=0))
+    result = follow(plan, tmp_path / "hasty", valid, monkeypatch)
+    assert result.best == {"vocals": (2.0, 10), "accompaniment": (7.0, 6)}
+
+
+def test_epochs_of_whole_segments(waves: Path, tmp_path: Path) -> None:
+    """Three tracks of 3000 samples have 18 examples of 480; as a remix with windows of 800, nine."""
+    plan = further_plan("block-unet", waves, max_steps=None, epoch_steps=None, max_epochs=1)
+    assert plan.settings.input_samples == 480
+    assert train(plan, tmp_path / "unet", hardware=CPU).step == 9
+    plan = further_plan("umx-transformer", waves, max_steps=None, epoch_steps=None, max_epochs=2, batch_size=3)
+    assert train(plan, tmp_path / "umx", hardware=CPU).step == 6
+
+
+def test_the_recipe_says_the_precision(waves: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = open_unmix_plan(waves, max_steps=1, precision="bf16")
+    train(plan, tmp_path / "one", hardware=CPU)
+    assert "precision bf16-mixed" in capsys.readouterr().err
+    train(plan, tmp_path / "two", hardware=Hardware("cpu", precision="float32"))
+    assert "precision 32-true" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("loss", ["raw-l1", "raw_and_spec", "nsdr"])
+@pytest.mark.parametrize("spec_type", ["complex", "magnitude"])
+def test_losses_of_waves(waves: Path, tmp_path: Path, loss: str, spec_type: str) -> None:
+    changes: dict[str, Any] = {"loss": loss, "spec_type": spec_type, "max_steps": 4, "loss_window": 128, "loss_hop": 64}
+    train(further_plan("block-unet", waves, **changes), tmp_path / "run", hardware=CPU)
+    assert all(math.isfinite(each) for row in losses(tmp_path / "run") for each in row.get("losses", {}).values())
+
+
+def test_a_run_of_an_older_version_goes_on(waves: Path, tmp_path: Path) -> None:
+    """Its recipe has not the fields that have come since."""
+    train(open_unmix_plan(waves, max_steps=2), tmp_path / "run", hardware=CPU)
+    document = json.loads((tmp_path / "run" / "last.json").read_text())
+    for name in ("valid_loss", "mixing", "betas", "precision"):
+        del document["training"]["recipe"][name]
+    (tmp_path / "run" / "last.json").write_text(json.dumps(document))
+    assert train(open_unmix_plan(waves, max_steps=3), tmp_path / "run", hardware=CPU, resume=True).step == 3
 
 
 def test_epochs_end_a_run(waves: Path, tmp_path: Path) -> None:
