@@ -325,11 +325,13 @@ def import_(
     source: Annotated[
         list[Path],
         typer.Argument(
-            metavar="FILE...", help="An .npz of a Spleeter checkpoint; or Open-Unmix's .pth files, or their folder."
+            metavar="FILE...",
+            help="An .npz of a Spleeter checkpoint; Open-Unmix's .pth files, or their folder; a block U-Net for each "
+            "target: .pt, .pth, .safetensors, or an .npz of a Lightning checkpoint.",
         ),
     ],
     model: Annotated[
-        ModelName,
+        Literal["spleeter-unet", "spleeter-blstm", "open-unmix", "block-unet"],
         typer.Option("--model", help="Which model they are of."),
     ],
     out: Annotated[Path, typer.Option("--out", metavar="RUN", help="Folder of the run to write.")],
@@ -340,13 +342,20 @@ def import_(
         ),
     ] = None,
     targets: Annotated[
-        str | None, typer.Option(metavar="LIST", help="Other names of Spleeter's targets; which of Open-Unmix's.")
+        str | None,
+        typer.Option(
+            metavar="LIST", help="Other names of Spleeter's targets; which of Open-Unmix's; what block U-Nets are of."
+        ),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="A setting that the tensors of a block U-Net do not tell."),
     ] = None,
     force: Force = False,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Make a run of weights that Spleeter or Open-Unmix trained."""
+    """Make a run of weights that others' programs trained: Spleeter, Open-Unmix, block U-Nets."""
     from baselines import convert_weights
 
     say_paths(run=out)
@@ -356,6 +365,7 @@ def import_(
         out,
         config=config,
         targets=split_names(targets) if targets is not None else None,
+        changes=_read_changes(settings or []),
         force=force,
         dry_run=dry_run,
     )
@@ -365,6 +375,8 @@ def import_(
         typer.echo(
             f"{result.model}: {', '.join(map(printable, result.settings.targets))}; {result.nb_parameters:,} parameters"
         )
+        for note in result.notes:
+            typer.echo(f"note: {printable(note)}")
         typer.echo(f"{'to write' if dry_run else 'written'}: {format_size(result.nb_bytes)}")
         typer.echo(f"run: {printable(result.run)}")
 

@@ -1,37 +1,33 @@
-"""Weights that Spleeter and Open-Unmix trained, for our networks.
+"""Weights that Spleeter, Open-Unmix and others trained, for our networks.
 
-Reads an `.npz` that `examples/export_spleeter_weights.py` wrote of a Spleeter checkpoint, or Open-Unmix's files
-`<target>-<hash>.pth` with the `separator.json` beside them. Writes a run's folder (see `baselines.models`), which
-`baselines separate` takes like one of ours.
+Reads an `.npz` that `examples/export_spleeter_weights.py` wrote of a Spleeter checkpoint, Open-Unmix's files
+`<target>-<hash>.pth` with the `separator.json` beside them, or what `import_block_unet` reads. Writes a run's folder
+(see `baselines.models`), which `baselines separate` takes like one of ours.
 
 Conventions: Spleeter's variables are found by their names in its checkpoints, which count layers through all targets.
 Its kernels are (frames, bins, ...), ours (..., bins, frames): all axes in the opposite order.
 """
 
 import dataclasses
-import io
 import json
-import pickle
 import re
-import warnings
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import safetensors
-import safetensors.torch
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from baselines.import_block_unet import read_block_unets
 from baselines.models import check_free, check_weights, create, hash_file, write_weights
 from baselines.open_unmix import OpenUnmix, OpenUnmixSettings
 from baselines.spleeter_blstm import BlstmSettings, SpleeterBlstm
 from baselines.spleeter_settings import make_settings
 from baselines.spleeter_unet import SpleeterUnet, UnetSettings
+from baselines.weight_files import read_npz, read_tensors
 from musdbkit.errors import DatasetError, ParameterError, printable
 from musdbkit.spleeter_config import read_config
 
@@ -68,6 +64,7 @@ class Imported:
     nb_parameters : numbers that training changes, of all targets.
     nb_bytes : size of the weights.
     files : SHA-256 of each file that was read, by name.
+    notes : what had to be assumed, or was changed.
     """
 
     run: Path
@@ -77,6 +74,7 @@ class Imported:
     nb_parameters: int
     nb_bytes: int
     files: dict[str, str]
+    notes: tuple[str, ...] = ()
 
 
 def import_weights(
@@ -86,20 +84,23 @@ def import_weights(
     *,
     config: Path | None = None,
     targets: Sequence[str] | None = None,
+    changes: Mapping[str, Any] | None = None,
     force: bool = False,
     dry_run: bool = False,
 ) -> Imported:
-    """Make a run of weights that Spleeter or Open-Unmix trained; return what was written.
+    """Make a run of weights that others' programs trained; return what was written.
 
     Parameters
     ----------
     source : of Spleeter's models an `.npz`; of Open-Unmix a folder, or files, called `<target>.pth` or
-        `<target>-<hash>.pth` (or `.safetensors`).
+        `<target>-<hash>.pth` (or `.safetensors`); of block U-Nets what `import_block_unet` takes.
     model : one of `baselines.models.MODELS`.
     run : the folder to write.
     config : Spleeter's JSON of the model. By default the number of its targets tells which of the released U-Nets it
         is: 2, 4 or 5 stems, up to 11 kHz.
-    targets : of Spleeter's models, other names for the targets, in their order; of Open-Unmix's, those to import.
+    targets : of Spleeter's models, other names for the targets, in their order; of Open-Unmix's, those to import; of
+        block U-Nets, which the files are of.
+    changes : of block U-Nets, settings that their tensors do not tell, by name.
     force : whether to replace a run that is there.
     dry_run : whether to read and check everything, but to write nothing.
 
@@ -111,9 +112,14 @@ def import_weights(
         There is no such model, or they are no weights of it.
     """
     paths = [source] if isinstance(source, Path) else list(source)
-    if model == "open-unmix":
-        if config is not None:
-            raise ParameterError(f"{config}: a Spleeter configuration, which says nothing of {model}: leave it out")
+    if config is not None and model in ("open-unmix", "block-unet"):
+        raise ParameterError(f"{config}: a Spleeter configuration, which says nothing of {model}: leave it out")
+    if changes and model != "block-unet":
+        raise ParameterError(f"{min(changes)} is set, but the files of {model} tell all settings: leave it out")
+    if model == "block-unet":
+        read = read_block_unets(paths, targets, changes)
+        found = _Found(read.settings, read.weights, read.step, read.paths, read.notes)
+    elif model == "open-unmix":
         found = _read_openunmix(_find_openunmix_files(paths), targets)
     elif model in ("spleeter-unet", "spleeter-blstm"):
         if len(paths) != 1 or paths[0].suffix != ".npz":
@@ -123,9 +129,13 @@ def import_weights(
             )
         found = _read_spleeter(paths[0], model, config, targets)
     else:
-        raise ParameterError(f"no weights are imported for model {model}: expected open-unmix or a model of Spleeter's")
+        raise ParameterError(
+            f"no weights are imported for model {model}: expected open-unmix, block-unet or a model of Spleeter's"
+        )
     files = {path.name: hash_file(path) for path in found.paths}
-    record = {"files": files, "config": None if config is None else config.name}
+    record: dict[str, Any] = {"files": files, "config": None if config is None else config.name}
+    if found.notes:
+        record["notes"] = list(found.notes)
     with torch.device("meta"):
         network = create(model, found.settings)
     if dry_run:
@@ -135,17 +145,18 @@ def import_weights(
         write_weights(run, model, found.settings, found.weights, step=found.step, source=record, force=force)
     nb_parameters = sum(parameter.numel() for parameter in network.parameters())
     nb_bytes = sum(tensor.nbytes for tensor in found.weights.values())
-    return Imported(run, model, found.settings, found.step, nb_parameters, nb_bytes, files)
+    return Imported(run, model, found.settings, found.step, nb_parameters, nb_bytes, files, found.notes)
 
 
 @dataclass(frozen=True)
 class _Found:
-    """What was read: the settings, the state of our network of all targets, the step, and of which files."""
+    """What was read: the settings, the state of our network of all targets, the step, of which files, and notes."""
 
     settings: Any
     weights: dict[str, Tensor]
     step: int
     paths: list[Path]
+    notes: tuple[str, ...] = ()
 
 
 # Spleeter
@@ -267,7 +278,7 @@ _HALVES: Final = (_first_half, _second_half)
 
 def _read_spleeter(path: Path, model: str, config: Path | None, targets: Sequence[str] | None) -> _Found:
     """Return what a file of variables holds."""
-    arrays = _read_npz(path)
+    arrays = read_npz(path, "examples/export_spleeter_weights.py")
     settings = _find_spleeter_settings(arrays, model, config, targets, path)
     try:
         weights = from_spleeter(arrays, settings)
@@ -297,17 +308,6 @@ def _find_spleeter_settings(
     if nb_targets not in _RELEASED:
         raise ParameterError(f"{source}: {nb_targets} U-Nets, expected 2, 4 or 5: give the model's Spleeter JSON, too")
     return dataclasses.replace(_RELEASED[nb_targets], **changes)
-
-
-def _read_npz(path: Path) -> dict[str, Array]:
-    """Return all arrays of a file."""
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return {name: np.asarray(array) for name, array in arrays.items()}
-    except OSError as error:
-        raise DatasetError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
-        raise DatasetError(f"{path}: no .npz of arrays: write it with examples/export_spleeter_weights.py") from error
 
 
 # Open-Unmix
@@ -429,7 +429,7 @@ def _read_openunmix(found: Mapping[str, Path], targets: Sequence[str] | None) ->
             raise DatasetError(
                 f"no weights of {target}: found those of {', '.join(found)}: name files TARGET.pth or TARGET-HASH.pth"
             )
-    states = {target: _read_state(found[target]) for target in chosen}
+    states = {target: read_tensors(found[target]) for target in chosen}
     beside = sorted({path.parent / "separator.json" for path in found.values()})
     said: dict[str, int] = {}
     for path in filter(Path.exists, beside):
@@ -450,26 +450,6 @@ def _read_openunmix(found: Mapping[str, Path], targets: Sequence[str] | None) ->
             raise ParameterError(f"{found[target]}: {error}") from error
         weights |= {f"networks.{target}.{name}": tensor for name, tensor in ours.items()}
     return _Found(settings, weights, 0, [found[target] for target in chosen])
-
-
-def _read_state(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a file, without running what a pickle may hold."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DatasetError(f"{path}: cannot be read: {error.strerror}") from error
-    try:
-        if path.suffix == ".safetensors":
-            state = safetensors.torch.load(content)
-        else:
-            with warnings.catch_warnings():  # what is refused anyway need not be warned of
-                warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
-                state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except (safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        raise DatasetError(f"{path}: not a file of tensors only: fetch it again, from who trained it") from error
-    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
-        raise DatasetError(f"{path}: expected tensors by name, as torch.save writes of a state_dict()")
-    return dict(state)
 
 
 def _read_separator(path: Path) -> dict[str, int]:
