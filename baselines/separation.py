@@ -467,6 +467,9 @@ class _Spectra:
         self.nb_channels, self.nb_samples = wave.shape
         if params.padding == "reflect":  # which takes more than half a frame
             wave = torch.nn.functional.pad(wave, (0, max(params.lead + 1 - self.nb_samples, 0)))
+        if params.alignment == "center" and 4 * params.hop_length > params.n_fft:
+            # what comes after the middle of the last frame, only that frame would tell, and next to nothing
+            wave = torch.nn.functional.pad(wave, (0, -wave.shape[1] % params.hop_length))
         self.nb_frames = params.nb_frames(wave.shape[1])
         length = (self.nb_frames - 1) * params.hop_length + params.n_fft
         padding = (params.lead, max(length - params.lead - wave.shape[1], 0))

@@ -27,20 +27,51 @@ from musdbkit.report import report
 from musdbkit.synth import synth
 
 SMALL = {
-    "filters": [8, 16, 16, 32, 32, 32],
-    "nb_bins": 512,
-    "nb_frames": 64,
-    "mask_extension": "average",  # music goes on above the 5.5 kHz that 512 bins are
-    "loss": "mse",  # Spleeter's own, the mean of differences, takes longer to hear a voice that is mostly silent
-    "dropout": 0.0,
-    "batch_size": 4,
-    "learning_rate": 3e-3,
-    "ema_decay": 0.95,
-    "epoch_steps": 50,
+    "spleeter-unet": {
+        "filters": [8, 16, 16, 32, 32, 32],
+        "nb_bins": 512,
+        "nb_frames": 64,
+        "mask_extension": "average",  # music goes on above the 5.5 kHz that 512 bins are
+        "loss": "mse",  # Spleeter's own, the mean of differences, takes longer to hear a voice that is mostly silent
+        "dropout": 0.0,
+        "batch_size": 4,
+        "learning_rate": 3e-3,
+        "ema_decay": 0.95,
+        "epoch_steps": 50,
+    },
+    "block-unet": {
+        "n_fft": 1024,
+        "hop_length": 512,
+        "nb_frames": 64,
+        "n_blocks": 5,
+        "internal_channels": 12,
+        "n_internal_layers": 2,
+        "batch_size": 4,
+        "learning_rate": 3e-3,
+        "ema_decay": 0.95,
+        "epoch_steps": 50,
+    },
+    "umx-transformer": {
+        "n_fft": 2048,
+        "hidden_size": 128,
+        "nb_heads": 4,
+        "nb_layers": 2,
+        "feedforward_size": 256,
+        "input_seconds": 3.0,
+        "shift": 40_000,
+        "batch_size": 4,
+        "learning_rate": 1e-3,
+        "ema_decay": 0.95,
+        "epoch_steps": 50,
+        "valid_epochs": 1,
+    },
 }
 FULL = {
     "spleeter-unet": {"epoch_steps": 250, "batch_size": 8, "learning_rate": 3e-4},
     "open-unmix": {"epoch_steps": 250},
+    "block-unet": {"epoch_steps": 250},
+    "umx-transformer": {"epoch_steps": 250, "valid_epochs": 1},
+    "auto-transformer": {"epoch_steps": 250, "valid_epochs": 1},
 }
 METHODS = ("mix", "irm2")
 
@@ -55,8 +86,8 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=8.0, help="minutes of training")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     options = parser.parse_args()
-    if not options.full and options.model != "spleeter-unet":
-        parser.error("only the U-Net has a small setting: add --full")
+    if not options.full and options.model not in SMALL:
+        parser.error(f"only {', '.join(SMALL)} have small settings: add --full")
 
     root = options.out / "wav"
     nb_train, nb_test, seconds = (40, 8, 60.0) if options.full else (16, 4, 30.0)
@@ -65,7 +96,7 @@ def main() -> int:
     if options.model == "spleeter-unet":
         data = options.out / "cache"
         caching.build(find_request(root, "spleeter"), data)
-    changes = FULL[options.model] if options.full else SMALL
+    changes = (FULL if options.full else SMALL)[options.model]
     plan = make_plan(
         options.model, data=data, targets=musdb18.STEMS, changes={**changes, "max_steps": options.steps, "seed": 0}
     )

@@ -6,17 +6,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 from typer.testing import CliRunner, Result
 
 from baselines import cli, models
 from baselines.open_unmix import OpenUnmix, OpenUnmixSettings
 from baselines.recipes import list_recipes
+from musdbkit import cli as core
 from musdbkit import musdb18
 from musdbkit.errors import DatasetError, MusdbkitError, ParameterError
+from musdbkit.synth import synth
+from musdbkit.tracks import Parallel
 from tests.sites import Site
-from tests.test_train import OPEN_UNMIX, STEMS, UNET, cached, waves  # noqa: F401  fixtures
+from tests.test_train import BLOCKS, LONG, OPEN_UNMIX, STEMS, UNET, cached, waves  # noqa: F401  fixtures
+from tests.test_train import SMALL as FURTHER
 
 
 def run(*words: object) -> Result:
@@ -127,6 +133,42 @@ def test_separate(umx: Path, site: Site, tmp_path: Path) -> None:
     changed = run("separate", umx, site.root, "--out", out, "--wiener", "2")
     assert "nb_wiener_iterations was 1, now 2" in str(refusal(changed))
     assert document(run("separate", umx, site.root, "--out", out, "--wiener", "2", "--force", "--json"))["failed"] == {}
+
+
+@pytest.fixture(scope="session")
+def music(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Synthetic tracks of 3 s: one to train on, one to validate on, one to test."""
+    folder = tmp_path_factory.mktemp("music") / "wav"
+    synth(folder, train=1, valid=1, test=1, seconds=3.0, layout="wav", parallel=Parallel(1))
+    return folder
+
+
+@pytest.mark.parametrize(("model", "changes"), [*BLOCKS, *LONG])
+def test_every_block_and_attention_from_music_to_scores(
+    music: Path, tmp_path: Path, model: str, changes: dict[str, Any]
+) -> None:
+    """Train, go on, separate and score, each by its command."""
+    settings = FURTHER[model] | changes | {"batch_size": 2, "epoch_steps": 2}
+    if model != "block-unet":
+        settings |= {"input_seconds": 1.0, "shift": 20000, "n_fft": 512, "hop_length": 256, "valid_epochs": 1}
+    else:
+        settings |= {"n_fft": 512, "hop_length": 256, "trim": 512, "nb_frames": 64}
+    words = ["train", "--model", model, "--musdb", music, "--out", tmp_path / "run", "--targets", "vocals"]
+    words += [*sets({name: value for name, value in settings.items() if name != "bandwidth"}), "--device", "cpu"]
+    for step, more in ((2, []), (4, ["--resume"])):
+        trained = document(run(*words, "--max-steps", step, "--json", *more))
+        assert (trained["step"], list(trained["best"])) == (step, ["vocals"])
+    out = tmp_path / "estimates"
+    assert run("separate", tmp_path / "run", music, "--out", out, "--residual").exit_code == 0
+    (track,) = (out / "test").iterdir()
+    mixture = soundfile.read(music / "test" / track.name / "mixture.wav")[0]
+    parts = [soundfile.read(track / f"{name}.wav")[0] for name in ("vocals", "residual")]
+    assert np.abs(parts[0]).max() > 1e-4
+    np.testing.assert_allclose(sum(parts), mixture, atol=1e-4)
+    words = ["score", out, "--musdb", music, "--metrics", "sdr", "--json", "--jobs", 1]
+    result = CliRunner().invoke(core.app, [str(word) for word in words])
+    assert result.exit_code == 0, result.output + repr(result.exception)
+    assert '"vocals"' in result.stdout
 
 
 def test_separate_names_what_failed(umx: Path, site: Site, tmp_path: Path) -> None:

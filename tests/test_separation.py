@@ -407,6 +407,14 @@ def test_nothing_depends_on_how_frames_are_grouped(wave: Wave, monkeypatch: pyte
     assert_close(separate_wave(loaded, wave), expected)
 
 
+@pytest.mark.parametrize("nb_samples", [20_000, 20_096, 20_095, 129, 1])
+def test_frames_that_overlap_by_half_determine_the_last_sample(wave: Wave, nb_samples: int) -> None:
+    for settings in (OPEN_UNMIX, UMX_TRANSFORMER):
+        loaded = load(replace(settings, hop_length=128))
+        estimates = separate_wave(loaded, wave[:nb_samples], SeparationSettings(residual=True))
+        np.testing.assert_allclose(np.sum(list(estimates.values()), axis=0), wave[:nb_samples], atol=1e-5)
+
+
 def test_inputs_are_not_changed_and_nothing_needs_gradients(wave: Wave) -> None:
     for settings in (UNET, OPEN_UNMIX):
         before = wave.copy()

@@ -495,8 +495,8 @@ def test_validation_may_be_rarer_than_epochs_and_later_patience_ends(
     )
     valid = [[5.0, 9.0], [6, 8], [4, 7], [3, 7.5], [2, 5], [3, 4]]
     result = follow(plan, tmp_path / "run", valid, monkeypatch)
-    assert result.best == {"vocals": (2.0, 10), "accompaniment": (5.0, 10)}
-    assert (result.step, result.ended) == (12, "early stop")
+    assert result.best == {"vocals": (2.0, 10), "accompaniment": (4.0, 12)}
+    assert (result.step, result.ended) == (14, "early stop")
     # the second target was worse at epoch 8, but nothing ends before epoch 9
     plan = replace(plan, recipe=replace(plan.recipe, min_epochs=0))
     result = follow(plan, tmp_path / "hasty", valid, monkeypatch)
