@@ -14,7 +14,7 @@ from baselines.separation import SeparationSettings, separate_wave
 from baselines.train import Hardware, train
 from musdbkit.cache import Parameters
 from tests.sites import SMALL, Site
-from tests.test_train import Make, cached, losses, make, unet_plan, waves  # noqa: F401  fixtures
+from tests.test_train import LONG, Make, cached, losses, make, unet_plan, waves  # noqa: F401  fixtures
 
 pytestmark = [
     pytest.mark.gpu,
@@ -72,9 +72,29 @@ def test_codes_are_decoded_on_the_gpu(site: Site) -> None:
 def test_separation_is_that_of_the_cpu(make: Make, tmp_path: Path, nb_iterations: int) -> None:  # noqa: F811
     train(make(max_steps=2), tmp_path / "run", hardware=GPU)
     wave = np.random.default_rng(0).uniform(-0.5, 0.5, (8000, 2)).astype(np.float32)
-    found: list[Any] = [
-        separate_wave(models.load_run(tmp_path / "run", device), wave, SeparationSettings(nb_iterations))
-        for device in ("cpu", "cuda")
-    ]
+    loaded = [models.load_run(tmp_path / "run", device) for device in ("cpu", "cuda")]
+    filtered = loaded[0].model != "block-unet"  # which gives waves
+    settings = SeparationSettings(nb_iterations) if filtered else SeparationSettings(residual=bool(nb_iterations))
+    found: list[Any] = [separate_wave(each, wave, settings) for each in loaded]
     for target, samples in found[0].items():
         np.testing.assert_allclose(found[1][target], samples, atol=1e-4)
+
+
+@pytest.mark.parametrize(("model", "changes"), LONG)
+def test_an_input_of_a_minute_trains_within_80_gb(model: str, changes: dict[str, Any]) -> None:
+    """The networks at their full size, one target and one example, in bfloat16; see benchmarks/memory.py."""
+    device = torch.device("cuda")
+    settings = models.settings_from_json(model, {"targets": ["vocals"], "input_seconds": 60, **changes})
+    network = models.create(model, settings).to(device)
+    optimiser = torch.optim.Adam([each for each in network.parameters() if each.requires_grad], 1e-4, fused=True)
+    nb_frames = settings.training_stft.nb_frames(settings.input_samples)
+    mixture = torch.rand(1, 2, settings.nb_bins, nb_frames, device=device)
+    torch.cuda.reset_peak_memory_stats()
+    for _ in range(2):
+        with torch.autocast("cuda", torch.bfloat16):
+            estimate = network(mixture)
+        (estimate.float() - 0.5).square().mean().backward()
+        optimiser.step()
+        optimiser.zero_grad()
+    assert torch.cuda.max_memory_allocated() < 80e9
+    assert all(bool(each.isfinite().all()) for each in network.parameters())
