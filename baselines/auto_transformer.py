@@ -9,12 +9,12 @@ https://github.com/legoodmanner/sequence_length_ss, which names no paper.
 
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from baselines.attention import ATTENTIONS, Attention, EncoderLayer, encode_positions
 from baselines.long_input import LongInputSettings
+from baselines.network_set import NetworkSet
 from musdbkit.errors import ParameterError
 
 
@@ -187,27 +187,7 @@ class AutoTransformer(nn.Module):
         return estimate
 
 
-class AutoTransformerSet(nn.Module):
-    """The networks of all targets.
+class AutoTransformerSet(NetworkSet):
+    """The networks of all targets."""
 
-    Attributes
-    ----------
-    settings : their settings.
-    networks : one `AutoTransformer` for each target, in the order of the settings.
-    """
-
-    def __init__(self, settings: AutoTransformerSettings) -> None:
-        super().__init__()
-        self.settings = settings
-        self.networks = nn.ModuleDict({target: AutoTransformer(settings) for target in settings.targets})
-
-    def forward(self, mixture: Tensor) -> Tensor:
-        """Return all targets' magnitudes [shape=(batch_size, nb_targets, nb_channels, nb_bins, nb_frames)].
-
-        In memory the bins of a frame lie side by side.
-
-        Parameters
-        ----------
-        mixture : magnitudes [shape=(batch_size, nb_channels, nb_bins, nb_frames)].
-        """
-        return torch.stack([network(mixture).mT for network in self.networks.values()], dim=1).mT
+    kind = AutoTransformer

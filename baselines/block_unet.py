@@ -45,6 +45,7 @@ from baselines.blocks import (
     draw_weights,
     make_sampling,
 )
+from baselines.network_set import NetworkSet
 from baselines.spleeter_unet import check_targets
 from musdbkit.errors import ParameterError
 from musdbkit.stft import StftParams
@@ -365,19 +366,10 @@ def _make_block(settings: BlockUnetSettings, nb_inputs: int, nb_bins: int) -> nn
     return TdcRnn(tdc, nb_channels, nb_bins, nb_units, settings.num_layers_rnn, settings.bias_rnn, projection)
 
 
-class BlockUnetSet(nn.Module):
-    """The networks of all targets.
+class BlockUnetSet(NetworkSet):
+    """The networks of all targets, which take and give spectra or magnitudes."""
 
-    Attributes
-    ----------
-    settings : their settings.
-    networks : one `BlockUnet` for each target, in the order of the settings.
-    """
-
-    def __init__(self, settings: BlockUnetSettings) -> None:
-        super().__init__()
-        self.settings = settings
-        self.networks = nn.ModuleDict({target: BlockUnet(settings) for target in settings.targets})
+    kind = BlockUnet
 
     def forward(self, mixture: Tensor) -> Tensor:
         """Return all targets' spectrograms [shape=(batch_size, nb_targets, nb_channels, nb_bins, nb_frames)].

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from baselines.network_set import NetworkSet
 from baselines.recurrent import recur
 from baselines.spleeter_unet import check_targets
 from musdbkit.errors import ParameterError
@@ -191,27 +192,7 @@ class OpenUnmix(nn.Module):
         self.input_scale.copy_(1 / std[:count])
 
 
-class OpenUnmixSet(nn.Module):
-    """The networks of all targets.
+class OpenUnmixSet(NetworkSet):
+    """The networks of all targets."""
 
-    Attributes
-    ----------
-    settings : their settings.
-    networks : one `OpenUnmix` for each target, in the order of the settings.
-    """
-
-    def __init__(self, settings: OpenUnmixSettings) -> None:
-        super().__init__()
-        self.settings = settings
-        self.networks = nn.ModuleDict({target: OpenUnmix(settings) for target in settings.targets})
-
-    def forward(self, mixture: Tensor) -> Tensor:
-        """Return all targets' magnitudes [shape=(batch_size, nb_targets, nb_channels, nb_bins, nb_frames)].
-
-        In memory the bins of a frame lie side by side.
-
-        Parameters
-        ----------
-        mixture : magnitudes [shape=(batch_size, nb_channels, nb_bins, nb_frames)].
-        """
-        return torch.stack([network(mixture).mT for network in self.networks.values()], dim=1).mT
+    kind = OpenUnmix

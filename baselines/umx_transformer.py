@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from baselines.attention import ATTENTIONS, TEMPERATURES, EncoderLayer, encode_positions
 from baselines.long_input import LongInputSettings
+from baselines.network_set import NetworkSet
 from musdbkit.errors import ParameterError
 
 
@@ -137,27 +138,7 @@ class UmxTransformer(nn.Module):
         return (mask * frames).permute(0, 2, 3, 1)
 
 
-class UmxTransformerSet(nn.Module):
-    """The networks of all targets.
+class UmxTransformerSet(NetworkSet):
+    """The networks of all targets."""
 
-    Attributes
-    ----------
-    settings : their settings.
-    networks : one `UmxTransformer` for each target, in the order of the settings.
-    """
-
-    def __init__(self, settings: UmxTransformerSettings) -> None:
-        super().__init__()
-        self.settings = settings
-        self.networks = nn.ModuleDict({target: UmxTransformer(settings) for target in settings.targets})
-
-    def forward(self, mixture: Tensor) -> Tensor:
-        """Return all targets' magnitudes [shape=(batch_size, nb_targets, nb_channels, nb_bins, nb_frames)].
-
-        In memory the bins of a frame lie side by side.
-
-        Parameters
-        ----------
-        mixture : magnitudes [shape=(batch_size, nb_channels, nb_bins, nb_frames)].
-        """
-        return torch.stack([network(mixture).mT for network in self.networks.values()], dim=1).mT
+    kind = UmxTransformer

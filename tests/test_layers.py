@@ -49,6 +49,7 @@ BASELINES = [
     "torch_stft",
     "wiener",
     "recurrent",
+    "network_set",
     "spleeter_unet",
     "spleeter_blstm",
     "spleeter_settings",
