@@ -45,8 +45,17 @@ class AutoTransformerSettings(LongInputSettings):
             raise ParameterError(f"hidden_size is {self.hidden_size}, expected an even number for positions")
 
 
-class FrameNorm(nn.BatchNorm1d):
-    """Batch normalisation of the features of all frames of sequences."""
+class FrameNorm(nn.Module):
+    """Batch normalisation of the features of all frames of sequences.
+
+    Parameters
+    ----------
+    size : features of a frame.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(size)  # not a base: of several processes another class takes its place
 
     def forward(self, x: Tensor) -> Tensor:
         """Return normalised sequences [shape=(batch_size, nb_frames, size)].
@@ -55,7 +64,8 @@ class FrameNorm(nn.BatchNorm1d):
         ----------
         x : sequences [shape=(batch_size, nb_frames, size)].
         """
-        return super().forward(x.flatten(0, 1)).reshape(x.shape)
+        normalised: Tensor = self.norm(x.flatten(0, 1))
+        return normalised.reshape(x.shape)
 
 
 class DecoderLayer(nn.Module):

@@ -57,6 +57,13 @@ SPEC_TYPES: Final = ("complex", "magnitude")
 SPEC_EST_MODES: Final = ("mapping", "masking")
 TIF_INIT_MODES: Final = ("dk",)
 
+_LAST_ACTIVATIONS: Final = {
+    ("complex", "mapping"): "identity",
+    ("complex", "masking"): "tanh",
+    ("magnitude", "mapping"): "relu",
+    ("magnitude", "masking"): "sigmoid",
+}
+
 _BY_FRAME: Final = ("tdf", "tdc")  # blocks with nothing between frames
 _WITH_TDF: Final = ("tdf", "tfc-tdf")  # blocks whose fully connected layers go from bins to bins
 _LEAST_TRIM: Final = 5000  # samples, the original's
@@ -77,7 +84,7 @@ class BlockUnetSettings:
     nb_frames : length of a training example, and of what is separated at a time.
     centred : whether frames are centred in the mirrored signal, or begin with the signal, as in the older generation.
     trim : samples that are cut from both ends of each segment at separation, or None: 5000, rounded up to whole hops.
-    block : one of `BLOCKS`.
+    block : one of `BLOCKS`; the original's names, `tfc_tdf_net` for instance, become these.
     spec_type : what the network sees: real and imaginary parts of spectra (`complex`), or magnitudes (`magnitude`).
     spec_est_mode : whether its output is the estimate (`mapping`) or what the mixture is multiplied by (`masking`).
     n_blocks : blocks of the way down, of the way up, and the one between: an odd number.
@@ -90,7 +97,9 @@ class BlockUnetSettings:
     affine : whether the batch normalisations of TDFs have weights and biases, or None: as `bias`, but in TDC-RNNs
         always. The older generation always has them.
     activation : of the blocks, one of `blocks.ACTIVATIONS`.
-    first_conv_activation, last_activation : of the first and the last convolution.
+    first_conv_activation : of the first convolution.
+    last_activation : of the last one, or None: what the original has for the framework: of complex spectra identity to
+        map and tanh to mask, of magnitudes relu and sigmoid.
     t_down_layers : levels, from 0 on, after whose blocks time is halved, or None: all, but none for TDC and TDF nets.
     f_down_layers : levels after whose blocks frequency is halved, or None: all.
     bn_factor_rnn : how many times fewer units each direction of the recurrent network has than there are bins.
@@ -129,7 +138,7 @@ class BlockUnetSettings:
     affine: bool | None = None
     activation: str = "relu"
     first_conv_activation: str = "relu"
-    last_activation: str = "identity"
+    last_activation: str | None = None
     t_down_layers: tuple[int, ...] | None = None
     f_down_layers: tuple[int, ...] | None = None
     bn_factor_rnn: int = 16
@@ -140,7 +149,8 @@ class BlockUnetSettings:
     tif_init_mode: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be built, or not be put together again."""
+        """Refuse what cannot be built, or not be put together again; name the block as we do."""
+        object.__setattr__(self, "block", str(self.block).replace("_", "-").removesuffix("-net"))
         check_targets(self.targets)
         self._check_counts()
         self._check_choices()
@@ -167,7 +177,7 @@ class BlockUnetSettings:
             ("spec_est_mode", SPEC_EST_MODES),
             ("activation", ACTIVATIONS),
             ("first_conv_activation", ACTIVATIONS),
-            ("last_activation", ACTIVATIONS),
+            ("last_activation", (None, *ACTIVATIONS)),
             ("tif_init_mode", (None, *TIF_INIT_MODES)),
         ):
             value = getattr(self, name)
@@ -256,6 +266,11 @@ class BlockUnetSettings:
         return self.nb_channels * (2 if self.spec_type == "complex" else 1)
 
     @property
+    def output_activation(self) -> str:
+        """Activation of the last convolution."""
+        return self.last_activation or _LAST_ACTIVATIONS[self.spec_type, self.spec_est_mode]
+
+    @property
     def scales(self) -> tuple[tuple[int, int], ...]:
         """By how much frames and bins of each level are reduced, from level 0 on: 2 or 1."""
         levels = tuple(range(self.n_blocks // 2))
@@ -297,7 +312,7 @@ class BlockUnet(nn.Module):
             self.upsamplings.append(make_sampling(nb_channels, scale, up=True, by_frame=by_frame))
             self.decoders.append(_make_block(settings, 2 * nb_channels, nb_bins))
         self.last_conv = nn.Sequential(
-            nn.Conv2d(nb_channels, nb_inputs, (1, 2), padding=(0, 1)), ACTIVATIONS[settings.last_activation]()
+            nn.Conv2d(nb_channels, nb_inputs, (1, 2), padding=(0, 1)), ACTIVATIONS[settings.output_activation]()
         )
         self._initialise()
 
@@ -326,14 +341,14 @@ class BlockUnet(nn.Module):
         settings = self.settings
         if settings.layer_level_init_weight:
             draw_weights(self.first_conv, settings.first_conv_activation)
-            draw_weights(self.last_conv, settings.last_activation)
+            draw_weights(self.last_conv, settings.output_activation)
             draw_weights(self.downsamplings, "identity")
             draw_weights(self.upsamplings, "identity")
             for module in self.modules():
                 if isinstance(module, Block | MixingTdf):
                     module.initialise()
         else:
-            draw_weights(self, settings.last_activation)
+            draw_weights(self, settings.output_activation)
         if settings.tif_init_mode == "dk":
             for module in self.modules():
                 if isinstance(module, Tdf):

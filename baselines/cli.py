@@ -260,6 +260,10 @@ def study(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the study.")],
     model: Annotated[ModelName, typer.Option("--model", help="Which model.")] = "spleeter-unet",
     stems: Annotated[str, typer.Option(metavar="2|4|2,4", help="Vocals and accompaniment, all four, or both.")] = "4",
+    targets: Annotated[
+        str | None,
+        typer.Option(metavar="LIST", help="What to estimate instead, comma separated."),
+    ] = None,
     musdb: MusdbWavRoot = None,
     recipe: RecipeName = "paper",
     settings: Annotated[
@@ -279,6 +283,7 @@ def study(
 ) -> None:
     """Train, separate and score a model for each value of a setting: what does it do to quality and latency?"""
     from baselines import study as module
+    from baselines import study_tables as tables
     from baselines.train import Hardware
     from musdbkit.tracks import default_root
 
@@ -292,6 +297,7 @@ def study(
         module.Budget(max_steps, max_minutes),
         model,
         [int(number) for number in split_names(stems) if number.isdigit()],
+        split_names(targets) if targets is not None else None,
         recipe,
         _read_changes(settings or []),
     )
@@ -311,12 +317,12 @@ def study(
         say=lambda line: typer.echo(printable(line), err=True),
     )
     if as_json:
-        print_json([module.to_json(point) for point in points])
+        print_json([tables.to_json(point) for point in points])
         return
     from rich.console import Console
 
-    module.print_table(points, parameter, Console())
-    for name in (module.TABLE, module.FIGURE):
+    tables.print_tables(points, parameter, Console())
+    for name in (tables.TABLE, tables.FIGURE):
         typer.echo(printable(out / name))
 
 

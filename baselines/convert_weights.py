@@ -132,7 +132,10 @@ def import_weights(
         raise ParameterError(
             f"no weights are imported for model {model}: expected open-unmix, block-unet or a model of Spleeter's"
         )
-    files = {path.name: hash_file(path) for path in found.paths}
+    names = [path.name for path in found.paths]
+    if len(set(names)) < len(names):  # of folders of their own
+        names = [f"{path.absolute().parent.name}/{path.name}" for path in found.paths]
+    files = {name: hash_file(path) for name, path in zip(names, found.paths, strict=True)}
     record: dict[str, Any] = {"files": files, "config": None if config is None else config.name}
     if found.notes:
         record["notes"] = list(found.notes)

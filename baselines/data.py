@@ -416,7 +416,7 @@ class Mixing:
     least_gain, most_gain : each source is multiplied by a number between these.
     swap : when the channels of a source change places: `source`: half of the times; `batch`: half of the times in half
         of the batches; `none`: never.
-    group : examples of a group; where a batch does not consist of whole groups, it is one.
+    group : examples of a group; where the batch of all processes does not consist of whole groups, it is one.
     shift : samples by which a window is longer than an example, which begins somewhere in them.
     complex : whether spectra are given, not magnitudes.
     with_waves : whether what losses of waves need is given, too.
@@ -481,11 +481,15 @@ class WaveBatches(Batches):
         self._length = round(segment_seconds * waves.sample_rate)
         if transform.nb_frames(self._length) < 1:
             raise ParameterError(f"segment_seconds is {segment_seconds}, expected {transform.n_fft} samples or more")
-        needed = self._length + mixing.shift if mixing.how == "remix" else self._length + 1
-        self._leave_out([track for track in self.tracks if waves.nb_samples(track) < needed])
+        least = self.least_samples(self._length, mixing)
+        self._leave_out([track for track in self.tracks if waves.nb_samples(track) < least])
         if not self.tracks:
             seconds = segment_seconds + mixing.shift / waves.sample_rate
-            raise ParameterError(f"{waves.path}: no track to train on is longer than {seconds:g} s")
+            longest = max((waves.nb_samples(track) for track in self.left_out), default=0) / waves.sample_rate
+            raise ParameterError(
+                f"{waves.path}: no track to train on is longer than {seconds:g} s: the longest has {longest:g} s: "
+                "choose shorter inputs (input_seconds, nb_frames or segment_seconds, as the model has)"
+            )
         self._nb_samples = np.array([waves.nb_samples(track) for track in self.tracks])
         self._windows = self._cut_windows()
         self._epoch_order: tuple[int, NDArray[np.int64]] | None = None
@@ -497,6 +501,11 @@ class WaveBatches(Batches):
         """What all tracks to train on take."""
         nb_channels = self._array(self.tracks[0], self._signals[0]).shape[1]
         return 2 * int(self._nb_samples.sum()) * int(nb_channels) * len(self._signals)
+
+    @staticmethod
+    def least_samples(length: int, mixing: Mixing) -> int:
+        """Return how many samples a track must have to be trained on, for examples of a length."""
+        return length + (mixing.shift if mixing.how == "remix" else 1)
 
     @property
     def nb_segments(self) -> int:
@@ -523,7 +532,7 @@ class WaveBatches(Batches):
             gains = rng.uniform(self._mixing.least_gain, self._mixing.most_gain, shape).astype(np.float32)
             swaps = rng.random(shape) < (0.0 if self._mixing.swap == "none" else 0.5)
             if self._mixing.swap == "batch":
-                swaps &= rng.random((share.world_size, 1, 1)) < 0.5
+                swaps &= rng.random() < 0.5
             yield _Mix(*(values[share.rank] for values in (tracks, starts, gains, swaps)))
             step += 1
 
@@ -538,7 +547,7 @@ class WaveBatches(Batches):
         orders = {epoch: self._order(int(epoch)) for epoch in np.unique(epochs)}
         windows = self._windows[[orders[epoch][place] for epoch, place in zip(epochs, places, strict=True)]]
         windows[:, 1] += rng.integers(self._mixing.shift, size=nb_examples, endpoint=True)
-        group = self._mixing.group if batch_size % self._mixing.group == 0 else batch_size
+        group = self._mixing.group if nb_examples % self._mixing.group == 0 else nb_examples
         grouped = np.repeat(windows.reshape(-1, group, 1, 2), nb_sources, axis=2)
         orders_in_group = rng.permuted(np.broadcast_to(np.arange(group)[:, None], grouped.shape[:3]), axis=1)
         shuffled = np.take_along_axis(grouped, orders_in_group[..., None], axis=1).reshape(*shape, 2)

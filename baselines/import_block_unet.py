@@ -49,20 +49,12 @@ State = Mapping[str, Tensor]
 
 _MODEL: Final = "block-unet"
 _HYPER_PARAMETERS: Final = "hyper_parameters"  # Lightning's name for them
-_PREFIXES: Final = ("module.", "spec2spec.")
+_PREFIXES: Final = re.compile(r"^((module|spec2spec)\.)+")
 _WINDOW: Final = re.compile(r"stft\.(.+\.)?window")
 _WINDOW_ERROR: Final = 1e-5  # of float32, whatever computed it
 
 _OLD_NAMES: Final = {"downsampling": "downsamplings", "upsampling": "upsamplings", "final_conv": "last_conv"}
 """Parts of the older generation's network, and the newer one's names for them."""
-
-_LAST_ACTIVATIONS: Final = {
-    ("complex", "mapping"): "identity",
-    ("complex", "masking"): "tanh",
-    ("magnitude", "mapping"): "relu",
-    ("magnitude", "masking"): "sigmoid",
-}
-"""What the original has for each framework."""
 
 _DENSE: Final = {"tfc": "", "tdc": "", "tfc-tdf": "tfc.", "tdc-rnn": "tic."}
 """Where in a block its convolutions are."""
@@ -274,12 +266,11 @@ def _read_network(path: Path, changes: Mapping[str, Any]) -> _Network:
 
 def _strip(tensors: State) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Return the network's tensors by their names in it, and the windows of its transforms."""
-    state = dict(tensors)
-    for prefix in _PREFIXES:
-        renamed = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
-        if len(renamed) < len(state):
-            raise ParameterError(f"names of tensors with and without {prefix}, expected one network")
-        state = renamed
+    if any(name.startswith("networks.") for name in tensors):
+        raise ParameterError("weights of a run of ours: separate takes its folder as it is")
+    state = {_PREFIXES.sub("", name): tensor for name, tensor in tensors.items()}
+    if len(state) < len(tensors):
+        raise ParameterError("names of tensors with and without a prefix, expected one network")
     windows = {name: state.pop(name) for name in list(state) if _WINDOW.fullmatch(name)}
     for name, tensor in state.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
@@ -324,6 +315,8 @@ def _fit_samplings(state: State, block: str) -> dict[str, Tensor]:
             elif by_frame and tensor.ndim == 4 and tensor.shape[2] == 1:
                 tensor = tensor.squeeze(2)
         fitted[".".join([part, *rest])] = tensor
+    if len(fitted) < len(state):
+        raise ParameterError("convolutions between levels under two names each, expected one network")
     return fitted
 
 
@@ -501,9 +494,7 @@ def _assume(network: _Network, given: Mapping[str, Any]) -> dict[str, Any]:
     if network.old:
         assumed |= {"hop_length": whole // 2, "nb_frames": 128 if whole == 4096 else 64, "centred": False, "trim": 5000}
     mode = "mapping" if network.told["spec_type"] == "complex" else "masking"
-    assumed["spec_est_mode"] = given.get("spec_est_mode", mode)
-    last = _LAST_ACTIVATIONS.get((network.told["spec_type"], str(assumed["spec_est_mode"])))
-    return assumed | ({} if last is None else {"last_activation": last})
+    return assumed | {"spec_est_mode": mode}
 
 
 def _find_settings(network: _Network, changes: Mapping[str, Any]) -> BlockUnetSettings:
@@ -537,9 +528,11 @@ def _note(networks: Sequence[_Network], settings: BlockUnetSettings, changes: Ma
     if any(network.old for network in networks):
         notes.append("older generation: axes and channels were brought into the newer one's order")
     known = set(changes).union(*(network.told.keys() | network.said.keys() for network in networks))
-    names = ["n_fft", "hop_length", "nb_frames", "spec_est_mode", "last_activation"]
+    names = ["n_fft", "hop_length", "nb_frames", "spec_est_mode"]
     names += [] if any(network.old for network in networks) else ["activation", "first_conv_activation"]
     assumed = [f"{name} {getattr(settings, name)}" for name in names if name not in known]
+    if "last_activation" not in known:
+        assumed.append(f"last_activation {settings.output_activation}")
     if assumed:
         notes.append(f"assumed, as the weights do not tell: {', '.join(assumed)}: --set NAME=VALUE says otherwise")
     return tuple(notes)

@@ -135,7 +135,7 @@ class LongInputSettings:
         if self.shift is not None:
             return self.shift
         seconds = max((seconds for seconds in _SHIFTS if seconds <= self.input_seconds), default=min(_SHIFTS))
-        return min(_SHIFTS[seconds], self._nb_samples // 2)
+        return min(round(_SHIFTS[seconds] * self.sample_rate / 44100), self._nb_samples // 2)
 
     @property
     def input_samples(self) -> int:

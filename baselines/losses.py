@@ -48,7 +48,9 @@ PARTS: Final = ("l1", "mse")
 
 _STRETCHED: Final = ("distortion", "sdr-like", "dsr", "nsdr", "ldsr", "ncs", "nlcs")
 
-LOSSES: Final = ("l1", "weighted-l1", "mse", "raw-l1", "raw-mse", "raw-and-spec", *_STRETCHED)
+_OF_SPECTROGRAMS: Final = ("l1", "weighted-l1", "mse")
+
+LOSSES: Final = (*_OF_SPECTROGRAMS, "raw-l1", "raw-mse", "raw-and-spec", *_STRETCHED)
 """All losses; the module's docstring says what they are."""
 
 _OTHER_NAMES: Final = {
@@ -124,6 +126,38 @@ def needs_waves(loss: str) -> bool:
     return loss.startswith("raw-") or loss in _STRETCHED
 
 
+def check_loss(loss: str, options: LossOptions, transform: StftParams, *, waves: bool, magnitudes: bool) -> None:
+    """Refuse a loss that a model cannot have.
+
+    Parameters
+    ----------
+    loss : one of `LOSSES`.
+    options : what it depends on beside its name.
+    transform : of the spectrograms.
+    waves : whether the model reads waves.
+    magnitudes : whether it gives magnitudes.
+
+    Raises
+    ------
+    ParameterError
+        It cannot be measured of what the model reads and gives.
+    """
+    if needs_waves(loss) and not waves:
+        raise ParameterError(
+            f"loss {loss} is of waves, expected {', '.join(_OF_SPECTROGRAMS)}: this model reads a cache"
+        )
+    if loss == "weighted-l1" and not magnitudes:
+        raise ParameterError("loss weighted-l1 is of magnitudes, expected another: this model gives complex spectra")
+    window, hop = _find_stretches(options, transform)
+    if loss in _STRETCHED and hop > window:
+        raise ParameterError(f"loss_hop is {hop}, expected at most loss_window, which is {window} samples")
+
+
+def _find_stretches(options: LossOptions, transform: StftParams) -> tuple[int, int]:
+    """Return the length of stretches and from one to the next, in samples."""
+    return options.loss_window or transform.n_fft, options.loss_hop or transform.hop_length
+
+
 def measure_losses(
     recipe: LossOptions,
     loss: str,
@@ -166,7 +200,7 @@ def measure_losses(
         return recipe.raw_weight * raw + recipe.spec_weight * spec
     if loss not in _STRETCHED:
         return _average(loss.removeprefix("raw-"), found - waves)
-    window, hop = recipe.loss_window or transform.n_fft, recipe.loss_hop or transform.hop_length
+    window, hop = _find_stretches(recipe, transform)
     return _measure_stretches(loss, _cut(found, window, hop), _cut(waves, window, hop))
 
 
@@ -195,7 +229,8 @@ def _make_waves(
         estimates = add_phase(estimates, spectrum.unsqueeze(1))
     begin = transform.n_fft // 2 - transform.lead  # of the first frame's middle, in samples of the waves
     waves = waves[..., begin : begin + (estimates.shape[-1] - 1) * transform.hop_length]
-    centred = replace(transform, alignment="center", padding="zeros")  # the same frames, counted from that middle
+    # the same frames, counted from that middle; how a wave would be padded does not matter any more
+    centred = replace(transform, alignment="center", padding="zeros")
     return istft(estimates, centred, nb_samples=waves.shape[-1]), waves
 
 

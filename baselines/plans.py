@@ -17,10 +17,10 @@ from typing import Any, Final
 import torch
 
 from baselines import models
-from baselines.block_unet import BlockUnetSettings
+from baselines.block_unet import BlockUnetSettings, find_receptive_field
 from baselines.data import Batches, Mixing, SpectrogramBatches, WaveBatches
 from baselines.long_input import LongInputSettings
-from baselines.losses import needs_waves
+from baselines.losses import check_loss, needs_waves
 from baselines.recipes import Recipe, change_recipe, find_recipe, follow_config
 from baselines.spleeter_settings import make_settings
 from musdbkit.cache import MIXTURE, Cache, open_cache
@@ -44,6 +44,11 @@ ALIASES: Final = {
     "tdc_rnn_activation": "activation",
     "train_loss": "loss",
     "val_loss": "valid_loss",
+    "loss_raw_scale": "raw_weight",
+    "loss_spec_scale": "spec_weight",
+    "loss_raw_mode": "raw_part",
+    "loss_spec_mode": "spec_part",
+    "patience": "stop_patience",
     "optimizer": "optimiser",
     "lr": "learning_rate",
 }
@@ -124,7 +129,23 @@ def make_plan(
     if hasattr(plan.settings, "input_samples") != (chosen.segment_seconds is None):
         own = "null: the model's own settings say how long an input is" if chosen.segment_seconds else "seconds"
         raise ParameterError(f"{model}: segment_seconds is {json.dumps(chosen.segment_seconds)}, expected {own}")
+    for loss in filter(None, (chosen.loss, chosen.valid_loss)):
+        try:
+            check_loss(
+                loss,
+                chosen,
+                plan.settings.training_stft,
+                waves=models.MODELS[model].reads == "waves",
+                magnitudes=not _is_complex(plan.settings),
+            )
+        except ParameterError as error:
+            raise ParameterError(f"{model}: {error}") from error
     return plan
+
+
+def _is_complex(settings: Any) -> bool:
+    """Return whether a model takes and gives complex spectra."""
+    return isinstance(settings, BlockUnetSettings) and settings.spec_type == "complex"
 
 
 def _translate(changes: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
@@ -153,8 +174,8 @@ def _open_data(plan: Plan) -> Reader:
     if models.MODELS[plan.model].reads == "waves":
         waves = open_waves(plan.data, signals=(MIXTURE, *STEMS))
         valid = {track for track in waves.tracks if split_of(track, "train") == "valid"}
-        length = round(_example_seconds(plan) * waves.sample_rate)
-        usable = [track for track in waves.tracks if waves.nb_samples(track) > length]
+        least = WaveBatches.least_samples(round(_example_seconds(plan) * waves.sample_rate), _find_mixing(plan))
+        usable = [track for track in waves.tracks if waves.nb_samples(track) >= least]
         if not valid and len(usable) > 1:
             valid = pick_validation(usable)
         waves.splits |= dict.fromkeys(valid, ("valid",))
@@ -176,12 +197,12 @@ def make_batches(plan: Plan, device: torch.device) -> Batches:
         raise DatasetError(f"{plan.data}: no tracks of split train: nothing to train on")
     if isinstance(reader, Waves):
         nb_channels = reader.array(reader.tracks[0], MIXTURE).shape[1]
-        for name, found, wanted in (
-            ("sample rate", reader.sample_rate, settings.sample_rate),
-            ("number of channels", nb_channels, settings.nb_channels),
-        ):
-            if found != wanted:
-                raise ParameterError(f"{plan.data}: {name} is {found}, expected {wanted}: convert it, or --set it")
+        for name, found in (("sample_rate", reader.sample_rate), ("nb_channels", nb_channels)):
+            if found != (wanted := getattr(settings, name)):
+                raise ParameterError(
+                    f"{plan.data}: {name} is {found}, expected {wanted}: write the files anew, or train with "
+                    f"--set {name}={found}"
+                )
         return WaveBatches(
             reader,
             settings.targets,
@@ -215,7 +236,7 @@ def _find_mixing(plan: Plan) -> Mixing:
         recipe.swap,
         recipe.remix_group,
         shift=settings.shift_samples if isinstance(settings, LongInputSettings) else 0,
-        complex=isinstance(settings, BlockUnetSettings) and settings.spec_type == "complex",
+        complex=_is_complex(settings),
         with_waves=needs_waves(recipe.loss) or (recipe.valid_loss is not None and needs_waves(recipe.valid_loss)),
         whole=recipe.segment_seconds is not None,
     )
@@ -260,10 +281,12 @@ def describe(plan: Plan, run: Path, *, replace: bool = False) -> dict[str, Any]:
     batches = make_batches(plan, torch.device("cpu"))
     nb_weights = sum(tensor.numel() for tensor in network.state_dict().values())
     epoch_steps = find_epoch_steps(plan.recipe, batches, 1)
+    context = find_receptive_field(plan.settings) if isinstance(plan.settings, BlockUnetSettings) else None
     return {
         "model": plan.model,
         "run": str(run),
         "nb_parameters": sum(tensor.numel() for tensor in network.parameters()),
+        "nb_context_frames": context,
         "nb_tracks": {"train": len(batches.tracks), "valid": len(batches.valid_tracks)},
         "valid_tracks": list(batches.valid_tracks),
         "left_out": list(batches.left_out),
@@ -296,6 +319,8 @@ def describe_lines(described: Mapping[str, Any]) -> list[str]:
         f"steps: {described['max_steps'] or 'no end'}, validation every {described['valid_steps']}",
         f"to write: {described['nb_run_bytes'] / 1e9:.2f} GB; {described['nb_free_bytes'] / 1e9:.2f} GB free",
     ]
+    if (context := described["nb_context_frames"]) is not None:
+        lines.insert(1, f"an output frame depends on {context} frames at most, of {described['settings']['nb_frames']}")
     for label, names in (
         ("validation", described["valid_tracks"]),
         ("left out, too short for a segment", described["left_out"]),

@@ -8,7 +8,8 @@ one. A recipe is data: its fields are what a run's JSON holds.
 | `templates/recipes/<model>.json` | `model`, `source`, and in `recipes` by name `training` and `settings` |
 | a user's `<name>.json` | `model`, `training`, `settings` and `source`, of which all but `model` may be left out |
 
-`training` has fields of `Recipe`, `settings` of the model's settings; what is not there has its default. Of the recipes
+`training` has fields of `Recipe`, `settings` of the model's settings; what is not there has its default, and in a
+user's file what the model's `paper` says. Of the recipes
 here, `paper` is what the publications describe, with a moving average of the weights, and of Spleeter with overlapping
 segments at separation. `upstream` is what the programs do: Spleeter's normalises with statistics that stay at 0 and 1,
 drops nothing out, keeps the last weights and separates segments apart.
@@ -21,7 +22,7 @@ Each file's `source` names its own.
 import functools
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final
@@ -30,7 +31,7 @@ import torch
 from torch import Tensor
 
 from baselines.losses import PARTS, normalise
-from baselines.models import find_kind, from_json, settings_from_json
+from baselines.models import find_kind, from_json, settings_from_json, settings_to_json
 from musdbkit import templates
 from musdbkit.errors import DatasetError, ParameterError
 from musdbkit.spleeter_config import SpleeterConfig
@@ -183,6 +184,7 @@ _COUNTS: Final = (
 _AMOUNTS: Final = (
     "weight_decay",
     "seed",
+    "min_epochs",
     "plateau_patience",
     "plateau_cooldown",
     "stop_patience",
@@ -235,20 +237,26 @@ def find_recipe(model: str, name: str) -> tuple[Recipe, dict[str, Any]]:
         raise ParameterError(f"{path}: {type(document).__name__}, expected an object")
     document = {"source": "", **document}
     if unknown := [key for key in document if key not in ("model", "source", "training", "settings")]:
-        raise ParameterError(f"{path}: unknown {unknown[0]}, expected model, source, training and settings")
+        raise ParameterError(
+            f"{path}: unknown {unknown[0]}, expected one recipe: model, training, settings, and source if you like"
+        )
     if (found := document.get("model")) != model:
         raise ParameterError(f"{path}: model is {json.dumps(found)}, expected {json.dumps(model)}")
+    paper = _read_template(model)["recipes"]["paper"]
+    for part in ("training", "settings"):
+        own = document.get(part, {})
+        if not isinstance(own, dict):
+            raise ParameterError(f"{path}: {part}: {type(own).__name__}, expected an object")
+        if part == "training" and "name" in own:
+            raise ParameterError(f"{path}: training has name, which the file has already: remove it")
+        document[part] = {**paper[part], **own}
     return _make_recipe(model, path.name.removesuffix(".json"), document, str(path))
 
 
 def _make_recipe(model: str, name: str, document: dict[str, Any], where: str) -> tuple[Recipe, dict[str, Any]]:
-    """Return a recipe and settings from JSON; either may be left out."""
-    training, changes = document.get("training", {}), document.get("settings", {})
-    if isinstance(training, dict):
-        if "name" in training:
-            raise ParameterError(f"{where}: training has name, which the recipe has already: remove it")
-        training = {"name": name, **training}
-    recipe = from_json(Recipe, training, f"{where}: training")
+    """Return a recipe and settings from JSON."""
+    changes = document["settings"]
+    recipe = from_json(Recipe, {"name": name, **document["training"]}, f"{where}: training")
     try:
         settings = settings_from_json(model, changes)
     except ParameterError as error:
@@ -303,6 +311,11 @@ def change_recipe(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
     values = {entry.name: getattr(recipe, entry.name) for entry in fields(recipe)}
     changed: Recipe = from_json(Recipe, values | changes, f"recipe {recipe.name}")
     return changed
+
+
+def complete(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recipe's JSON with the fields that were not there yet when it was written; they have their defaults."""
+    return {**settings_to_json(Recipe()), **document}
 
 
 def make_optimiser(recipe: Recipe, parameters: Iterable[Tensor], device: torch.device) -> torch.optim.Optimizer:

@@ -31,7 +31,15 @@ import soxr
 import torch
 from numpy.typing import NDArray
 
-from baselines.models import Loaded, choose_device, find_versions, hash_file, load_run, write_json
+from baselines.models import (
+    Loaded,
+    choose_device,
+    find_versions,
+    hash_file,
+    load_run,
+    settings_to_json,
+    write_json,
+)
 from baselines.separation import (
     DEFAULT_SETTINGS,
     Chunk,
@@ -130,7 +138,9 @@ class _Work:
     @functools.cached_property
     def options(self) -> dict[str, Any]:
         """How the model is used, as JSON holds it."""
-        options: dict[str, Any] = json.loads(json.dumps({**asdict(self.plan), "subtype": self.subtype}))
+        settings = settings_to_json(self.loaded.settings)
+        given = {**asdict(self.plan), "subtype": self.subtype, "settings": settings}
+        options: dict[str, Any] = json.loads(json.dumps(given))
         return options
 
 
@@ -330,9 +340,12 @@ class _Protocol:
 def _compare(weights: str, options: dict[str, Any], work: _Work) -> list[str]:
     """Return how estimates were made otherwise than they would be now."""
     changed = [] if weights == work.loaded.sha256 else [f"weights were {weights[:8]}, now {work.loaded.sha256[:8]}"]
-    for name, value in work.options.items():
-        if options.get(name) != value:
-            changed.append(f"{name} was {_say(options.get(name))}, now {_say(value)}")
+    now = dict(work.options)
+    settings, before = now.pop("settings"), options.get("settings", {})  # older estimates do not say them
+    for values, others in ((now, options), ({name: settings[name] for name in before if name in settings}, before)):
+        for name, value in values.items():
+            if others.get(name) != value:
+                changed.append(f"{name} was {_say(others.get(name))}, now {_say(value)}")
     return changed
 
 

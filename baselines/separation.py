@@ -20,7 +20,7 @@ one chunk, which up to `chunk_seconds` every track is:
   remember of the part that they did not see. The cross-fade, a squared sine, gives them hardly any weight. Chunks begin
   where frames and, with a Wiener filter, its windows do, so that nothing else differs but the windows at the ends.
 - Block U-Nets, and networks for long inputs without Wiener filter: nothing but rounding, as with Spleeter's.
-- A Wiener filter without windows: its covariances are those of the chunk. With Spleeter's networks, windows lie
+- A Wiener filter without windows: its covariances are those of the chunk. With all networks but Open-Unmix, windows lie
   otherwise in each chunk.
 
 References
@@ -303,7 +303,7 @@ def find_grid(loaded: Loaded, plan: Plan) -> Grid:
         margin = model.nb_frames * model.hop_length + model.n_fft
         multiple = segment_hop(model.nb_frames, plan.segment_overlap) * model.hop_length
     elif isinstance(model, LongInputSettings):
-        multiple = math.lcm(model.nb_block_frames, plan.wiener_window or 1) * model.hop_length
+        multiple = model.nb_block_frames * model.hop_length
         margin = model.nb_block_frames * model.hop_length + model.n_fft
     elif isinstance(model, BlockUnetSettings):
         margin, multiple = model.input_samples, model.input_samples - 2 * model.trim_samples

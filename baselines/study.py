@@ -7,7 +7,7 @@ Reads a dataset as wav. Writes a folder:
 | `<out>/cache/` | the spectrograms that all runs of Spleeter's models train on |
 | `<out>/<stems>stems/<name>=<value>/` | one value: `run`, `estimates`, `scores`, and |
 | `.../plan.json`, `.../point.json` | how the run was begun; how what was measured was made, and what it is |
-| `<out>/study.csv`, `<out>/study.png` | the table and the figure of all values there that differ in nothing else |
+| `<out>/study.csv`, `<out>/study.png` | all values there that differ in nothing else; see `study_tables` |
 
 Every value has the same budget, the same data and the same seed. A study that was stopped goes on where it was; what
 was made with other settings or of other data is not used, and refused where it is in the way.
@@ -18,9 +18,8 @@ The study of T was begun at github.com/gvne/spleeter_train_parameters, in Februa
 """
 
 import contextlib
-import csv
 import glob
-import io
+import itertools
 import json
 import math
 import shutil
@@ -39,9 +38,11 @@ from baselines.cost import count_multiply_adds
 from baselines.long_input import LongInputSettings
 from baselines.models import Loaded, write_json
 from baselines.plans import ALIASES, Plan, fingerprint, make_batches, make_plan
+from baselines.recipes import complete
 from baselines.separate import separate
 from baselines.separation import SeparationSettings, segment_hop, separate_wave
 from baselines.spleeter_unet import SpleeterSettings, UnetSettings
+from baselines.study_tables import Point, folder_name, rank, to_json, write_tables
 from baselines.train import DEFAULT_HARDWARE, Hardware, train
 from musdbkit import caching, musdb18, scores, scoring, spleeter_config, templates
 from musdbkit.cache_request import find_request
@@ -49,20 +50,14 @@ from musdbkit.errors import DatasetError, MusdbkitError, ParameterError
 from musdbkit.tracks import ALL_CORES, SEPARATION, Parallel, find_audio, find_tracks
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from rich.console import Console
+    pass
 
 STEMS: Final[dict[int, tuple[str, ...]]] = {2: ("vocals", "accompaniment"), 4: musdb18.STEMS}
 """Targets by number of stems, of models that have no configuration of their own for it."""
 
-TABLE: Final = "study.csv"
-FIGURE: Final = "study.png"
-"""Names of the table and the figure in a study's folder."""
-
 _PLAN: Final = "plan.json"
 _POINT: Final = "point.json"
 _LIMITS: Final = ("max_steps", "max_epochs")  # in which the plans of one study may differ: it goes on with more
-_LABEL_LETTERS: Final = 36  # that fit beside each other under a panel
 _TIMED_SECONDS: Final = 30.0  # of noise, which is separated to measure speed
 _COUNTED_FRAMES: Final = 256  # of which multiply-adds are counted for models that take whole tracks
 _NB_TIMED: Final = 3
@@ -83,41 +78,6 @@ class Budget:
 
 
 @dataclass(frozen=True)
-class Point:
-    """What was measured of one value.
-
-    Attributes
-    ----------
-    stems : number of targets.
-    value : of the parameter.
-    nb_parameters : of the networks of all targets.
-    multiply_adds_per_second : of the networks, for a second of music: see `cost.count_multiply_adds`.
-    nb_frames : frames of a segment; None for models that take whole tracks.
-    nb_frames_computed : frames that the network computes for it, which are filled up to a multiple of what it halves.
-    segment_seconds : length of a segment, which has to be heard before its estimate begins.
-    compute_seconds : time to separate one segment.
-    latency_seconds : both; None for models that take whole tracks.
-    real_time_factor : time to separate, divided by the length of what is separated.
-    steps, minutes : what training took.
-    sdr : median over tracks of the median over frames, in dB, by target.
-    """
-
-    stems: int
-    value: Any
-    nb_parameters: int
-    multiply_adds_per_second: float
-    nb_frames: int | None
-    nb_frames_computed: int | None
-    segment_seconds: float | None
-    compute_seconds: float | None
-    latency_seconds: float | None
-    real_time_factor: float
-    steps: int
-    minutes: float
-    sdr: dict[str, float]
-
-
-@dataclass(frozen=True)
 class Request:
     """What to study.
 
@@ -130,6 +90,7 @@ class Request:
     budget : what each value may take.
     model : one of `models.MODELS`.
     stems : 2 (vocals and accompaniment), 4, or both.
+    targets : what is estimated instead of those, if anything; what their number is, is then that of the stems.
     recipe : one of `recipes.list_recipes(model)`, or the path of a JSON file of one's own.
     changes : other settings, for all values.
     """
@@ -141,6 +102,7 @@ class Request:
     budget: Budget
     model: str = "spleeter-unet"
     stems: Sequence[int] = (4,)
+    targets: tuple[str, ...] | None = None
     recipe: str = "paper"
     changes: Mapping[str, Any] = field(default_factory=dict)
 
@@ -152,11 +114,22 @@ class Request:
             raise ParameterError(
                 f"stems {list(self.stems)}, values {list(self.values)}: expected 2 or 4, and one value or more"
             )
+        changed = {ALIASES.get(name, name) for name in self.changes}
+        if taken := changed & {self.name, "targets"}:
+            what = "what is studied" if self.name in taken else "given by stems or targets"
+            raise ParameterError(f"{min(taken)} is set for all values, but is {what}: leave it out")
 
     @property
     def name(self) -> str:
         """The parameter, as settings and recipes name it."""
         return ALIASES.get(self.parameter, self.parameter)
+
+    @property
+    def targets_of(self) -> Mapping[int, tuple[str, ...]]:
+        """The targets by number of stems."""
+        if self.targets is not None:
+            return {len(self.targets): self.targets}
+        return {number: STEMS[number] for number in self.stems}
 
     @property
     def cache(self) -> Path:
@@ -221,7 +194,7 @@ def study(
     tasks = _find_tasks(request)
     if models.MODELS[request.model].reads == "cache":
         _build_cache(request, parallel, say)
-    data = _fingerprint(tasks[0].plan)
+    data = _check_data(tasks)
     for task in tasks:
         if force:
             _clear(task)
@@ -237,7 +210,7 @@ def study(
             say(remark)
         if _measure(task, data, request, hardware, parallel, say) or task is tasks[-1]:
             points, _ = _read_points(request, wanted)
-            _write_tables(points, request.parameter, request.out)
+            write_tables(points, request.parameter, request.out)
     return points
 
 
@@ -252,7 +225,7 @@ def describe(request: Request, *, force: bool = False) -> list[dict[str, Any]]:
     tasks = _find_tasks(request)
     data = None
     with contextlib.suppress(DatasetError):  # there may be no cache yet
-        data = _fingerprint(tasks[0].plan)
+        data = _check_data(tasks)
     described = []
     for task in tasks:
         if not force:
@@ -286,12 +259,12 @@ def _find_tasks(request: Request) -> list[_Task]:
     """Return what there is to do, each value once."""
     plans = _share_chunks(
         {
-            (number, _folder_name(value)): _plan(request, number, value)
-            for number in request.stems
+            (number, folder_name(value)): _plan(request, number, value)
+            for number in request.targets_of
             for value in request.values
         }
     )
-    values = {_folder_name(value): value for value in request.values}
+    values = {folder_name(value): value for value in request.values}
     find_tracks(request.root, ("test",), complete=False)
     if models.MODELS[request.model].reads == "cache":
         _check_signals(request)
@@ -316,9 +289,10 @@ def _plan(request: Request, number: int, value: Any) -> Plan:
     """Return the plan of one value."""
     changes = {"max_steps": request.budget.max_steps, **request.changes, request.name: value}
     model, cache = request.model, request.cache
-    if model != "spleeter-unet":
+    targets = STEMS[number] if request.targets is None else request.targets
+    if model != "spleeter-unet" or request.targets is not None:
         data = cache if models.find_kind(model).reads == "cache" else request.root
-        return make_plan(model, data=data, recipe=request.recipe, targets=STEMS[number], changes=changes)
+        return make_plan(model, data=data, recipe=request.recipe, targets=targets, changes=changes)
     name = f"spleeter_{number}stems.json"
     config = spleeter_config.translate(json.loads(templates.read(name)), name)
     return make_plan(config=config, data=cache, recipe=request.recipe, changes=changes)
@@ -362,7 +336,7 @@ def _frames_computed(settings: Any) -> int | None:
 
 def _list_signals(request: Request) -> tuple[str, ...]:
     """Return the targets of all models."""
-    return tuple(dict.fromkeys(target for number in request.stems for target in STEMS[number]))
+    return tuple(dict.fromkeys(itertools.chain(*request.targets_of.values())))
 
 
 def _check_signals(request: Request) -> None:
@@ -392,21 +366,14 @@ def _stop_at(failed: Mapping[str, str]) -> None:
         )
 
 
-def _folder_name(value: Any) -> str:
-    """Return a value as part of a folder's name."""
-    text = str(value) if isinstance(value, str | int | float) else json.dumps(value, separators=(",", ":"))
-    if not text or set(text) & set("/\\\0") or text.startswith("."):
-        raise ParameterError(f"value {text!r}: expected one without slashes that does not begin with a dot")
-    return text
-
-
 # What is there already
 
 
-def _fingerprint(plan: Plan) -> str:
-    """Return the hash of the data."""
-    batches = make_batches(plan, torch.device("cpu"))
-    batches.close()
+def _check_data(tasks: Sequence[_Task]) -> str:
+    """Return the hash of the data, which all values can be trained on."""
+    for task in tasks:
+        batches = make_batches(task.plan, torch.device("cpu"))
+        batches.close()
     return fingerprint(batches.reader)
 
 
@@ -423,7 +390,8 @@ def _to_json(plan: Plan, data: str | None) -> dict[str, Any]:
 def _expect(request: Request, plan: Plan, data: str) -> dict[int, dict[str, Any]]:
     """Return how the runs of a study are made, apart from the value, by number of stems."""
     recipe = models.settings_to_json(plan.recipe)
-    plans = {number: _to_json(_plan(request, number, request.values[0]), data) for number in STEMS}
+    numbers = STEMS if request.targets is None else request.targets_of
+    plans = {number: _to_json(_plan(request, number, request.values[0]), data) for number in numbers}
     for document in plans.values():
         document["recipe"]["chunk_seconds"] = recipe["chunk_seconds"]  # which all share
     return plans
@@ -433,6 +401,7 @@ def _list_changes(old: Mapping[str, Any], new: Mapping[str, Any], free: Sequence
     """Return in what a run was made otherwise; but for the limits, and what else is free."""
     if old["model"] != new["model"]:
         return [f"model was {old['model']}, now {new['model']}"]
+    old = {**old, "recipe": complete(old["recipe"])}
     changed = [
         f"{name} was {old[part].get(name)}, now {value}"
         for part in ("settings", "recipe")
@@ -485,16 +454,12 @@ def _read_points(request: Request, wanted: Mapping[int, Mapping[str, Any]]) -> t
         if document is None:
             continue
         point: Point = document["point"]
-        if _list_changes(document["plan"], wanted[point.stems], [request.name]):
+        expected = wanted.get(point.stems)
+        if expected is None or _list_changes(document["plan"], expected, [request.name]):
             others.append(f"{folder.parent.name}/{folder.name}")
         else:
             points.append(point)
-    return sorted(points, key=lambda point: (point.stems, _rank(point.value))), others
-
-
-def _rank(value: Any) -> tuple[float, str]:
-    """Return what values are sorted by: numbers first."""
-    return (value, "") if isinstance(value, int | float) else (math.inf, _folder_name(value))
+    return sorted(points, key=lambda point: (point.stems, rank(point))), others
 
 
 def _is_spent(found: models.Checkpoint, plan: Plan, budget: Budget) -> bool:
@@ -602,11 +567,12 @@ def _remove_others(estimates: Path, weights: str) -> None:
 def _measure_cost(loaded: Loaded) -> dict[str, Any]:
     """Return what a model costs: what it computes, and how fast it separates on the device where it is."""
     settings = loaded.settings
-    rng = np.random.default_rng(0)
-    wave = rng.uniform(-0.5, 0.5, (round(_TIMED_SECONDS * settings.sample_rate), settings.nb_channels)).astype(
-        np.float32
-    )
     segment = _find_segment(settings)
+    seconds = _TIMED_SECONDS
+    if segment is not None:  # two of them at least
+        seconds = max(seconds, 2 * segment.nb_new / settings.sample_rate)
+    rng = np.random.default_rng(0)
+    wave = rng.uniform(-0.5, 0.5, (round(seconds * settings.sample_rate), settings.nb_channels)).astype(np.float32)
     nb_frames = _COUNTED_FRAMES if segment is None else segment.nb_frames
     nb_new = _COUNTED_FRAMES * settings.hop_length if segment is None else segment.nb_new
     count = count_multiply_adds(loaded.model, settings, nb_frames)
@@ -617,12 +583,12 @@ def _measure_cost(loaded: Loaded) -> dict[str, Any]:
         "segment_seconds": None,
         "compute_seconds": None,
         "latency_seconds": None,
-        "real_time_factor": _time(loaded, wave) / _TIMED_SECONDS,
+        "real_time_factor": _time(loaded, wave) / seconds,
     }
     if segment is None:
         return measured
     seconds = segment.nb_heard / settings.sample_rate
-    compute = _time(loaded, np.resize(wave, (segment.nb_new, settings.nb_channels)))
+    compute = _time(loaded, wave[: segment.nb_timed])
     return measured | {
         "nb_frames": nb_frames,
         "nb_frames_computed": _frames_computed(settings),
@@ -641,24 +607,27 @@ class _Segment:
     nb_frames : that the network is given.
     nb_heard : samples that must be heard before its estimate begins.
     nb_new : samples of estimates that it adds to those of the segment before.
+    nb_timed : length of a wave that is one segment.
     """
 
     nb_frames: int
     nb_heard: int
     nb_new: int
+    nb_timed: int
 
 
 def _find_segment(settings: Any) -> _Segment | None:
     """Return what a model takes at a time, None of a model that takes whole tracks."""
     if isinstance(settings, BlockUnetSettings):
         length, trim = settings.input_samples, settings.trim_samples
-        return _Segment(settings.nb_frames, length - trim, length - 2 * trim)
+        return _Segment(settings.nb_frames, length - trim, length - 2 * trim, length - 2 * trim)
     if isinstance(settings, LongInputSettings):
         nb_samples = settings.nb_block_frames * settings.hop_length
-        return _Segment(settings.nb_block_frames, nb_samples, nb_samples)
+        return _Segment(settings.nb_block_frames, nb_samples, nb_samples, nb_samples - settings.hop_length)
     if isinstance(settings, SpleeterSettings):
-        hop = segment_hop(settings.nb_frames, settings.overlap)
-        return _Segment(settings.nb_frames, settings.nb_frames * settings.hop_length, hop * settings.hop_length)
+        nb_samples = settings.nb_frames * settings.hop_length
+        hop = segment_hop(settings.nb_frames, settings.overlap) * settings.hop_length
+        return _Segment(settings.nb_frames, nb_samples, hop, nb_samples)
     return None
 
 
@@ -672,153 +641,3 @@ def _time(loaded: Loaded, wave: Any) -> float:
             torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
     return float(np.median(times[1:]))
-
-
-def to_json(point: Point) -> dict[str, Any]:
-    """Return a point as JSON has it: nan is null."""
-    document = asdict(point)
-    document["sdr"] = {target: value if math.isfinite(value) else None for target, value in point.sdr.items()}
-    return document
-
-
-# What is shown
-
-
-def _write_tables(points: Sequence[Point], parameter: str, out: Path) -> None:
-    """Write the table and the figure."""
-    targets = list(dict.fromkeys(target for point in points for target in point.sdr))
-    columns = [
-        "stems",
-        parameter,
-        *[name for name in Point.__dataclass_fields__ if name not in ("stems", "value", "sdr")],
-    ]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*columns, *(f"sdr_{target}" for target in targets)])
-    for point in points:
-        fixed = [point.value if column == parameter else getattr(point, column) for column in columns]
-        cells = [point.sdr.get(target) for target in targets]
-        writer.writerow(["" if cell is None else cell for cell in (*fixed, *cells)])
-    partial = out / f".{TABLE}.partial"
-    partial.write_text(text.getvalue(), encoding="utf-8")
-    partial.replace(out / TABLE)
-    draw(points, parameter, out / FIGURE)
-
-
-def draw(points: Sequence[Point], parameter: str, path: Path) -> None:
-    """Draw SDR by target, cost, latency (of models that have one) and speed against the values, as a PNG.
-
-    Parameters
-    ----------
-    points : what was measured, sorted.
-    parameter : its name.
-    path : the file.
-    """
-    from matplotlib.figure import Figure
-
-    timed = any(point.latency_seconds is not None for point in points)
-    figure = Figure(figsize=(19 if timed else 15, 5.5), dpi=150, layout="constrained")
-    quality, cost, *panels = figure.subplots(1, 4 if timed else 3)
-    values = [_folder_name(point.value) for point in sorted(points, key=lambda point: _rank(point.value))]
-    places = {value: place for place, value in enumerate(dict.fromkeys(values))}
-    for number, target in dict.fromkeys((point.stems, target) for point in points for target in point.sdr):
-        some = [point for point in points if point.stems == number]
-        sdr = [point.sdr[target] for point in some]
-        _plot(quality, places, some, sdr, f"{target}, {number} stems", _COLOURS.get(target))
-    for number in dict.fromkeys(point.stems for point in points):
-        some = [point for point in points if point.stems == number]
-        heights = (
-            [point.nb_parameters / 1e6 for point in some],
-            [point.multiply_adds_per_second / 1e9 for point in some],
-        )
-        for row, label, colour in zip(heights, ("10⁶ parameters", "10⁹ multiply-adds"), ("bass", "other"), strict=True):
-            _plot(cost, places, some, row, f"{label}, {number} stems", _COLOURS[colour])
-        latencies = [math.nan if point.latency_seconds is None else point.latency_seconds for point in some]
-        speeds = [1 / point.real_time_factor for point in some]
-        for axes, row in zip(panels, [latencies, speeds] if timed else [speeds], strict=True):
-            _plot(axes, places, some, row, f"{number} stems", _COLOURS["vocals" if number == 2 else "drums"])
-    _finish(quality, parameter, "SDR in dB, median of tracks", places)
-    labels = ["latency in s: a segment, and computing it", "speed, times real time"]
-    labels = ["parameters; multiply-adds for a second of music", *(labels if timed else labels[1:])]
-    for axes, label in zip([cost, *panels], labels, strict=True):
-        _scale(axes)
-        _finish(axes, parameter, label, places)
-    partial = path.with_name(f".{path.name}.partial")
-    figure.savefig(partial, format="png")
-    partial.replace(path)
-
-
-_COLOURS: Final = {
-    "drums": "#0072B2",
-    "bass": "#D55E00",
-    "other": "#009E73",
-    "vocals": "#CC79A7",
-    "accompaniment": "#56B4E9",
-}
-"""Colours that the colour-blind tell apart (Okabe and Ito)."""
-
-
-def _plot(
-    axes: "Axes",
-    places: Mapping[str, int],
-    points: Sequence[Point],
-    heights: Sequence[float],
-    label: str,
-    colour: str | None,
-) -> None:
-    """Draw a line."""
-    style = "o-" if points[0].stems == 4 else "s--"
-    axes.plot([places[_folder_name(point.value)] for point in points], heights, style, color=colour, label=label)
-
-
-def _scale(axes: "Axes") -> None:
-    """Give a panel a logarithmic axis with plain numbers, and room for some of them."""
-    from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
-
-    axes.set_yscale("log")
-    low, high = axes.get_ylim()
-    room = max(1.0, math.sqrt(10 / (high / low)))  # a decade at least
-    axes.set_ylim(low / room, high * room)
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-
-
-def _finish(axes: "Axes", parameter: str, label: str, places: Mapping[str, int]) -> None:
-    """Label a panel."""
-    axes.set_xlabel(parameter)
-    axes.set_ylabel(label)
-    crowded = sum(map(len, places)) > _LABEL_LETTERS
-    axes.set_xticks(
-        range(len(places)), list(places), rotation=30 if crowded else 0, ha="right" if crowded else "center"
-    )
-    axes.set_xlim(-0.5, len(places) - 0.5)
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
-
-
-def print_table(points: Sequence[Point], parameter: str, console: "Console") -> None:
-    """Print the table."""
-    from rich import box
-    from rich.table import Table
-
-    targets = list(dict.fromkeys(target for point in points for target in point.sdr))
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    columns = ["stems", parameter, "parameters", "MAC/s", "steps", "min", "latency s", "RTF", *targets]
-    for column in columns:
-        table.add_column(column, justify="right", no_wrap=True)
-    for point in points:
-        latency = "" if point.latency_seconds is None else f"{point.latency_seconds:.2f}"
-        sdr = [f"{point.sdr[target]:.2f}" if target in point.sdr else "" for target in targets]
-        cost = [_shorten(point.nb_parameters), _shorten(point.multiply_adds_per_second)]
-        fixed = [str(point.stems), str(point.value), *cost, str(point.steps), f"{point.minutes:.1f}", latency]
-        table.add_row(*fixed, f"{point.real_time_factor:.4f}", *sdr)
-    console.print(table)
-
-
-def _shorten(count: float) -> str:
-    """Return a great number for reading."""
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if count >= size:
-            return f"{count / size:.2f} {unit}"
-    return f"{count:.0f}"

@@ -42,7 +42,7 @@ from baselines.data import Batch, Share, measure_statistics
 from baselines.losses import measure_losses
 from baselines.open_unmix import OpenUnmix, OpenUnmixSet
 from baselines.plans import Plan, find_epoch_steps, find_max_steps, fingerprint, make_batches
-from baselines.recipes import PRECISIONS, Recipe, make_optimiser
+from baselines.recipes import PRECISIONS, complete, make_optimiser
 from baselines.run_log import Log, format_duration
 from musdbkit.errors import DatasetError, MusdbkitError, ParameterError, printable
 from musdbkit.waves import Waves
@@ -723,7 +723,7 @@ class _Training:
     def _check_same(self, found: models.Checkpoint) -> None:
         """Refuse to go on with another model, recipe or data."""
         new = models.settings_to_json(self._recipe)
-        old = models.settings_to_json(Recipe()) | found.training.get("recipe", {})  # older runs have fewer fields
+        old = complete(found.training.get("recipe", {}))
         free = {"max_steps", "max_epochs", "batch_size"}
         changed = [
             f"{name} was {old.get(name)}, now {value}"

@@ -78,7 +78,9 @@ def read_document(path: Path) -> Any:
             warnings.simplefilter("ignore", UserWarning)
             return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except (safetensors.SafetensorError, *_DAMAGES) as error:
-        raise DatasetError(f"{path}: not a file of tensors only: fetch it again, from who trained it") from error
+        raise DatasetError(
+            f"{path}: not a file of tensors only, as torch.save writes of a state_dict(): save that, or fetch it again"
+        ) from error
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

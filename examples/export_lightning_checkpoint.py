@@ -18,8 +18,12 @@ source, out = sys.argv[1:]
 newer = "weights_only" in inspect.signature(torch.load).parameters
 checkpoint = torch.load(source, map_location="cpu", **({"weights_only": False} if newer else {}))
 plain = (str, int, float, bool, type(None))
-settings = {name: value for name, value in dict(checkpoint.get("hyper_parameters", {})).items() if type(value) in plain}
-arrays = {name: tensor.detach().numpy() for name, tensor in checkpoint["state_dict"].items()}
+said = checkpoint.get("hyper_parameters", {})
+said = said if isinstance(said, dict) else vars(said)
+settings = {name: value for name, value in said.items() if type(value) in plain}
+arrays = {}
+for name, tensor in checkpoint["state_dict"].items():
+    arrays[name] = (tensor.float() if tensor.is_floating_point() else tensor).detach().numpy()
 with open(out, "wb") as file:
     np.savez(file, hyper_parameters=np.array(json.dumps(settings)), **arrays)
 print(f"{out}: {len(arrays)} tensors")

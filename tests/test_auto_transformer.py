@@ -9,7 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from baselines.attention import ATTENTIONS, encode_positions
-from baselines.auto_transformer import AutoTransformer, AutoTransformerSet, AutoTransformerSettings, DecoderLayer
+from baselines.auto_transformer import (
+    AutoTransformer,
+    AutoTransformerSet,
+    AutoTransformerSettings,
+    DecoderLayer,
+    FrameNorm,
+)
 from musdbkit.errors import ParameterError
 from tests.test_umx_transformer import BIASES_OF_KEYS, stir
 
@@ -48,7 +54,8 @@ def test_parameters_are_as_many_as_they_should_be(options: dict[str, Any], count
 # Values
 
 
-def normalise(x: Tensor, norm: Any) -> Tensor:
+def normalise(x: Tensor, frame_norm: FrameNorm) -> Tensor:
+    norm: Any = frame_norm.norm
     result: Tensor = (x - norm.running_mean) / (norm.running_var + norm.eps).sqrt() * norm.weight + norm.bias
     return result
 

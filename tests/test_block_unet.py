@@ -555,4 +555,22 @@ def test_the_defaults_are_the_originals_recommended_net() -> None:
     settings = BlockUnetSettings()
     assert count(settings) == 987_476
     assert settings.nb_input_channels == 4
-    assert (settings.spec_type, settings.spec_est_mode, settings.last_activation) == ("complex", "mapping", "identity")
+    assert (settings.spec_type, settings.spec_est_mode) == ("complex", "mapping")
+
+
+def test_the_last_activation_follows_the_framework() -> None:
+    for spec_type, spec_est_mode, expected in (
+        ("complex", "mapping", "identity"),
+        ("complex", "masking", "tanh"),
+        ("magnitude", "mapping", "relu"),
+        ("magnitude", "masking", "sigmoid"),
+    ):
+        settings = change(spec_type=spec_type, spec_est_mode=spec_est_mode, last_activation=None)
+        assert settings.output_activation == expected
+        assert isinstance(BlockUnet(settings).last_conv[1], type(ACTIVATIONS[expected]()))
+    assert change(last_activation="elu").output_activation == "elu"
+
+
+def test_the_originals_names_of_blocks() -> None:
+    for name, block in (("tfc_tdf_net", "tfc-tdf"), ("tdc_rnn", "tdc-rnn"), ("tdf", "tdf")):
+        assert change(block=name).block == block

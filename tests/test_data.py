@@ -630,8 +630,8 @@ def test_channels_of_half_of_the_batches_change_places(waves: Waves) -> None:
 
 
 def test_processes_draw_parts_of_one_remix(waves: Waves) -> None:
-    """What all processes draw is what one draws of as many examples, but for the groups, which are each one's own."""
-    mixing = replace(REMIX, swap="batch", group=2)
+    """What all processes draw is what one draws of as many examples."""
+    mixing = replace(REMIX, swap="batch", group=4)
     whole = take(wave_batches(waves, batch_size=4, mixing=mixing).train(1), 3)
     again = take(wave_batches(waves, batch_size=4, mixing=mixing).train(), 4)
     assert_same(again[1:], whole)
@@ -643,6 +643,7 @@ def test_processes_draw_parts_of_one_remix(waves: Waves) -> None:
     for first, second, both in zip(*draws, one, strict=True):
         np.testing.assert_array_equal(np.concatenate([first.tracks, second.tracks]), both.tracks)
         np.testing.assert_array_equal(np.concatenate([first.starts, second.starts]), both.starts)
+        np.testing.assert_array_equal(np.concatenate([first.swaps, second.swaps]), both.swaps)
 
 
 def test_spectra_and_waves_are_given_where_they_are_wanted(waves: Waves) -> None:
@@ -672,6 +673,8 @@ def test_validation_of_segments_takes_those_that_are_whole(waves: Waves) -> None
         parts = [read(waves, track, stem)[start : start + 400] for stem in STEMS]
         np.testing.assert_allclose(got[i], transformed(np.sum(parts, axis=0)), atol=1e-5)
         np.testing.assert_allclose(vocals[i], transformed(read(waves, track, "vocals")[start : start + 400]), atol=1e-5)
+    whole = wave_batches(waves, segment_seconds=3000 / RATE / 3, mixing=replace(REMIX, whole=False)).valid()
+    assert sum(len(batch.mixture) for batch in whole) == 3 + 2  # the last one of the first track ends with it
     shares = [list(wave_batches(waves, mixing=replace(REMIX, whole=False)).valid(Share(rank, 3))) for rank in range(3)]
     assert [sum(len(batch.mixture) for batch in share) for share in shares] == [4, 4, 4]
 

@@ -368,7 +368,7 @@ def test_frameworks(tmp_path: Path) -> None:
 
     def found(state: State, **changes: Any) -> tuple[Any, ...]:
         settings = run(tmp_path, state, changes=FRAMES | changes, dry_run=True).settings
-        return settings.spec_type, settings.nb_channels, settings.spec_est_mode, settings.last_activation
+        return settings.spec_type, settings.nb_channels, settings.spec_est_mode, settings.output_activation
 
     assert found(magnitude) == ("magnitude", 2, "masking", "sigmoid")
     assert found(magnitude, spec_est_mode="mapping") == ("magnitude", 2, "mapping", "relu")
@@ -536,7 +536,15 @@ def test_what_is_no_network_of_the_original_is_refused(tmp_path: Path, capsys: p
         state | {"last_conv.0.bias": torch.zeros(4).double()},
     )
     refuse(ParameterError, "last_conv.0.bias is not finite", state | {"last_conv.0.bias": torch.full((4,), math.nan)})
-    refuse(ParameterError, "with and without spec2spec.", state | {"spec2spec.last_conv.0.bias": torch.zeros(4)})
+    refuse(
+        ParameterError, "weights of a run of ours", {f"networks.vocals.{name}": each for name, each in state.items()}
+    )
+    refuse(ParameterError, "with and without a prefix", state | {"spec2spec.last_conv.0.bias": torch.zeros(4)})
+    refuse(
+        ParameterError,
+        "between levels under two names each",
+        state | {"downsamplings.0.conv.weight": state["downsamplings.0.0.weight"]},
+    )
     parts = {name.replace("tif.tif", "rnn"): tensor for name, tensor in state.items()}
     refuse(
         ParameterError,

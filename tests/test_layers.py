@@ -73,6 +73,7 @@ BASELINES = [
     "weight_files",
     "import_block_unet",
     "convert_weights",
+    "study_tables",
     "study",
     "cli",
 ]

@@ -12,7 +12,7 @@ import torch
 
 from baselines import models
 from baselines.auto_transformer import AutoTransformerSettings
-from baselines.block_unet import BlockUnetSettings
+from baselines.block_unet import BlockUnetSettings, find_receptive_field
 from baselines.data import SpectrogramBatches, WaveBatches
 from baselines.open_unmix import OpenUnmixSettings
 from baselines.plans import (
@@ -201,6 +201,46 @@ def test_the_words_of_the_unets_authors() -> None:
         make_plan("open-unmix", data=Path("x"), changes={"tfc_tdf_bias": True})
 
 
+@pytest.mark.parametrize(
+    ("model", "changes", "message"),
+    [
+        (
+            "spleeter-unet",
+            {"valid_loss": "raw-l1"},
+            "loss raw-l1 is of waves, expected l1, weighted-l1, mse: ",
+        ),
+        (
+            "block-unet",
+            {"valid_loss": "weighted-l1"},
+            "loss weighted-l1 is of magnitudes, expected another: ",
+        ),
+        ("block-unet", {"loss": "nsdr", "loss_window": 100}, "loss_hop is 1024, expected at most loss_window, .* 100"),
+        ("block-unet", {"loss": "sdr"}, "loss is sdr, which grows with what is right"),
+    ],
+)
+def test_losses_that_a_model_cannot_have(model: str, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ParameterError, match=message):
+        make_plan(model, data=Path("x"), changes=changes)
+
+
+def test_validation_leaves_what_can_be_trained_on(site: Site) -> None:
+    """Windows of 1000 samples: of four tracks only one is long enough, and that is not taken for validation."""
+    for name, nb_samples in (("A", 900), ("B", 900), ("C", 900), ("D", 1500)):
+        site.add(f"train/{name}", ("mixture", *STEMS), nb_samples=nb_samples)
+    changes = {"sample_rate": 8000, "n_fft": 64, "hop_length": 16, "input_seconds": 0.125, "shift": 200}
+    batches = make_batches(make_plan("umx-transformer", data=site.root, changes=changes), torch.device("cpu"))
+    assert (batches.tracks, batches.valid_tracks) == (("D",), ())
+
+
+def test_what_a_block_unet_hears(site: Site) -> None:
+    site.add("train/A", ("mixture", *STEMS), nb_samples=3000)
+    changes = {"sample_rate": 8000, "n_fft": 64, "hop_length": 32, "nb_frames": 16, "trim": 64, "n_blocks": 3}
+    described = describe(make_plan("block-unet", data=site.root, changes=changes), site.folder / "run")
+    assert described["nb_context_frames"] == find_receptive_field(BlockUnetSettings(**changes))
+    line = f"an output frame depends on {described['nb_context_frames']} frames at most, of 16"
+    assert line in describe_lines(described)
+
+
 def test_who_says_how_long_an_example_is() -> None:
     with pytest.raises(ParameterError, match=r"^block-unet: segment_seconds is 3\.0, expected null: the model's own"):
         make_plan("block-unet", data=Path("x"), changes={"segment_seconds": 3})
@@ -341,15 +381,17 @@ def test_nothing_to_train_on(site: Site, tmp_path: Path) -> None:
     root = write(tmp_path / "waves", {VALIDATION_TRACKS[0]: 700})
     assert refused(open_unmix_plan(root)) == f"{root}: no tracks of split train: nothing to train on"
     short = write(tmp_path / "short", {"A": 400})
-    assert refused(open_unmix_plan(short)) == f"{short}: no track to train on is longer than 0.05 s"
+    assert refused(open_unmix_plan(short)).startswith(
+        f"{short}: no track to train on is longer than 0.05 s: the longest"
+    )
 
 
 def test_waves_that_do_not_go_with_the_model(waves: Path) -> None:
     assert refused(open_unmix_plan(waves, sample_rate=44100)) == (
-        f"{waves}: sample rate is 8000, expected 44100: convert it, or --set it"
+        f"{waves}: sample_rate is 8000, expected 44100: write the files anew, or train with --set sample_rate=8000"
     )
     assert refused(open_unmix_plan(waves, nb_channels=1)) == (
-        f"{waves}: number of channels is 2, expected 1: convert it, or --set it"
+        f"{waves}: nb_channels is 2, expected 1: write the files anew, or train with --set nb_channels=2"
     )
     plan = open_unmix_plan(waves, targets=["vocals", "piano"])
     assert refused(plan).startswith("no target piano: expected some of ")
@@ -427,6 +469,7 @@ def test_what_would_be_trained(site: Site) -> None:
         "model": "spleeter-unet",
         "run": str(run),
         "nb_parameters": nb_parameters,
+        "nb_context_frames": None,
         "nb_tracks": {"train": 2, "valid": 1},
         "valid_tracks": ["V"],
         "left_out": [],

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,6 @@ BLOCK_UNET = {
     "bias": False,
     "activation": "relu",
     "first_conv_activation": "relu",
-    "last_activation": "identity",
 }
 
 
@@ -226,14 +226,18 @@ def test_a_users_own_file(tmp_path: Path) -> None:
         "settings": {"targets": ["vocals"], "hidden_size": 64, "bandwidth": 8000},
     }
     recipe, settings = find_recipe("open-unmix", str(write(tmp_path / "my.own.json", document)))
-    assert recipe == Recipe(name="my.own", loss="l1", learning_rate=1.0, betas=(0.5, 0.9))
-    assert settings == {"targets": ("vocals",), "hidden_size": 64, "bandwidth": 8000.0}
+    paper, given = find_recipe("open-unmix", "paper")
+    assert recipe == replace(paper, name="my.own", loss="l1", learning_rate=1.0, betas=(0.5, 0.9))
+    assert settings == given | {"targets": ("vocals",), "hidden_size": 64, "bandwidth": 8000.0}
     MODELS["open-unmix"].settings(**settings)
 
 
 def test_a_users_own_file_may_say_little_and_whence(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.json", {"model": "spleeter-unet", "source": "a friend"})
-    assert find_recipe("spleeter-unet", str(path)) == (Recipe(name="a"), {})
+    """What it does not say is as in the model's `paper`."""
+    for model in MODELS:
+        path = write(tmp_path / "a.json", {"model": model, "source": "a friend"})
+        paper, settings = find_recipe(model, "paper")
+        assert find_recipe(model, str(path)) == (replace(paper, name="a"), settings)
 
 
 def test_a_users_own_file_is_read_anew(tmp_path: Path) -> None:
@@ -249,13 +253,13 @@ def test_a_users_own_file_is_read_anew(tmp_path: Path) -> None:
         ([], "list, expected an object"),
         ({}, 'model is null, expected "open-unmix"'),
         ({"model": "spleeter-unet"}, 'model is "spleeter-unet", expected "open-unmix"'),
-        ({"model": "open-unmix", "recipes": {}}, "unknown recipes, expected model, source, training and settings"),
+        ({"model": "open-unmix", "recipes": {}}, "unknown recipes, expected one recipe: model, "),
         ({"model": "open-unmix", "training": []}, "training: list, expected an object"),
-        ({"model": "open-unmix", "training": {"name": "x"}}, "training has name, which the recipe has already: "),
+        ({"model": "open-unmix", "training": {"name": "x"}}, "training has name, which the file has already: "),
         ({"model": "open-unmix", "training": {"lr": 1}}, "training: no setting lr: expected some of "),
         ({"model": "open-unmix", "training": {"seed": 0.5}}, "training: seed is 0.5, expected a whole number"),
         ({"model": "open-unmix", "training": {"seed": -1}}, "training: seed is -1, expected 0 or more"),
-        ({"model": "open-unmix", "settings": 1}, "settings: open-unmix: int, expected an object"),
+        ({"model": "open-unmix", "settings": 1}, "settings: int, expected an object"),
         ({"model": "open-unmix", "settings": {"n_ftt": 1}}, "settings: open-unmix: no setting n_ftt: did you mean "),
         ({"model": "open-unmix", "settings": {"n_fft": "1"}}, 'settings: open-unmix: n_fft is "1", expected a whole '),
     ],
@@ -427,6 +431,7 @@ def test_changes() -> None:
         ({"seed": -1}, "seed is -1, expected 0 or more"),
         ({"seed": 2**63}, "seed is 9223372036854775808, expected less than 2**63"),
         ({"plateau_patience": -1}, "plateau_patience is -1, expected 0 or more"),
+        ({"min_epochs": -3}, "min_epochs is -3, expected 0 or more"),
         ({"plateau_cooldown": -1}, "plateau_cooldown is -1, expected 0 or more"),
         ({"stop_patience": -1}, "stop_patience is -1, expected 0 or more"),
         ({"ema_decay": 1}, "ema_decay is 1.0, expected 0 or more, and less than 1"),

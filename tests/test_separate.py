@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from baselines import separate as module
-from baselines.models import create, load_run, write_checkpoint
+from baselines.models import create, load_run, settings_to_json, write_checkpoint
 from baselines.open_unmix import OpenUnmixSettings
 from baselines.separate import PROGRAM, RECORD, Separated, separate, summarise
 from baselines.separation import SeparationSettings, separate_wave
@@ -397,6 +397,19 @@ def test_what_is_not_whole_is_done_again(run: Path, songs: list[Path], tmp_path:
     assert tree(out) == before
 
 
+def test_other_settings_of_the_same_weights_are_refused_without_force(songs: list[Path], tmp_path: Path) -> None:
+    """Weights that were imported once more, with another guess at what their tensors do not tell."""
+    out = tmp_path / "out"
+    separate(write_run(tmp_path / "one", replace(SMALL, sample_rate=RATE)), songs, out)
+    with pytest.raises(DatasetError, match=f"made otherwise: sample_rate was {RATE}, now {RATE // 2}: --force"):
+        separate(write_run(tmp_path / "two", replace(SMALL, sample_rate=RATE // 2)), songs, out)
+    for path in (out / "separation.json", out / "A" / RECORD, out / "B" / RECORD):  # as older versions wrote them
+        document = json.loads(path.read_text())
+        del document["options"]["settings"]
+        path.write_text(json.dumps(document))
+    assert statuses(separate(tmp_path / "one", songs, out)) == ["already there"] * 2
+
+
 def test_other_options_and_weights_are_refused_without_force(run: Path, songs: list[Path], tmp_path: Path) -> None:
     out = tmp_path / "out"
     separate(run, songs, out)
@@ -578,6 +591,7 @@ def test_the_protocol_says_how_estimates_were_made(run: Path, songs: list[Path],
         "overlap_seconds": 10.0,
         "precision": "float32",
         "subtype": "FLOAT",
+        "settings": settings_to_json(SMALL),
     }
     assert document["devices"] == ["cuda" if torch.cuda.is_available() else "cpu"]
     assert document["versions"]["torch"] == torch.__version__

@@ -344,6 +344,13 @@ def test_transformers_estimates_may_be_filtered(wave: Wave) -> None:
     y = expectation_maximisation(x, v * np.exp(1j * np.angle(x)), 1, 1e-10)
     found = separate_wave(loaded, wave, SeparationSettings(nb_wiener_iterations=1, wiener_window=0))
     assert_close(found, inverted(loaded, y, wave, UMX_TRANSFORMER.targets), 2e-5)
+    own = load(replace(UMX_TRANSFORMER, nb_wiener_iterations=1))  # with windows, which blocks are no multiple of
+    parts = [
+        expectation_maximisation(x[i : i + 300], (v * np.exp(1j * np.angle(x)))[:, i : i + 300], 1, 1e-10)
+        for i in range(0, len(x), 300)
+    ]
+    expected = inverted(own, np.concatenate(parts, axis=1), wave, UMX_TRANSFORMER.targets)
+    assert_close(separate_wave(own, wave), expected, 2e-5)
     y = x * v / (1e-10 + v.sum(axis=0))
     found = separate_wave(loaded, wave, SeparationSettings(softmask=True))
     assert_close(found, inverted(loaded, y, wave, UMX_TRANSFORMER.targets), 2e-5)

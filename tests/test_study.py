@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 
 from baselines import study as module
 from baselines.block_unet import BlockUnetSettings
 from baselines.cost import count_multiply_adds
+from baselines.models import Loaded
 from baselines.plans import make_plan
-from baselines.study import Budget, Point, Request, describe, describe_lines, draw, study
+from baselines.study import Budget, Request, describe, describe_lines, study
+from baselines.study_tables import Point, draw, folder_name, print_tables
 from baselines.train import Hardware
 from musdbkit import musdb18
 from musdbkit.errors import DatasetError, ParameterError
@@ -41,7 +44,7 @@ def _time_briefly(monkeypatch: pytest.MonkeyPatch) -> None:
 def _score_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Scores that differ by the weights alone, and no figure: both take a second."""
     monkeypatch.setattr(module, "_score", lambda task, loaded, *_: {"vocals": float(int(loaded.sha256[:4], 16))})
-    monkeypatch.setattr(module, "draw", lambda *_: None)
+    monkeypatch.setattr("baselines.study_tables.draw", lambda *_: None)
 
 
 def request(root: Path, out: Path, values: list[Any], **options: Any) -> Request:
@@ -85,12 +88,18 @@ def test_the_width_of_a_segment(root: Path, tmp_path: Path, monkeypatch: pytest.
     assert [float(row["sdr_vocals"]) for row in rows] == [point.sdr["vocals"] for point in points]
     assert (out / "study.png").read_bytes().startswith(b"\x89PNG")
     assert [each["state"] for each in describe(request(root, out, [16, 32]))] == ["done already", "to do"]
+    # nor has a run that was begun by an older version, whose recipes had fewer fields
+    for path in out.glob("4stems/*/*.json"):
+        document = json.loads(path.read_text())
+        for name in ("mixing", "precision", "valid_loss"):
+            del (document["plan"] if path.name == "point.json" else document)["recipe"][name]
+        path.write_text(json.dumps(document))
     # a second run has nothing to do; a third does only what is new, and the table has all
     with monkeypatch.context() as patched:
         for name in ("train", "separate"):
             patched.setattr(module, name, lambda *_, **__: pytest.fail("done already"))
         assert run(root, out, [16, 64]) == points
-    monkeypatch.setattr(module, "draw", lambda *_: None)
+    monkeypatch.setattr("baselines.study_tables.draw", lambda *_: None)
     more = run(root, out, [32])
     assert [more[0], more[2]] == points
     assert [row["T"] for row in read_rows(out)] == ["16", "32", "64"]
@@ -150,9 +159,9 @@ def test_the_figure_has_whatever_points_there_are(
         for i, value in enumerate(values[number == 2 and len(values) > 1 :])
     ]
     draw(points, "T", tmp_path / "study.png")
-    quality, cost, latency, speed = figures[0].axes
+    quality, cost, speed, latency = figures[0].axes
     assert {tuple(line.get_ydata()) for line in cost.lines} >= {(2.0,) * len(values), (3.0,) * len(values)}
-    assert [label.get_text() for label in quality.get_xticklabels()] == [module._folder_name(v) for v in values]
+    assert [label.get_text() for label in quality.get_xticklabels()] == [folder_name(v) for v in values]
     assert list(latency.lines[1].get_ydata()) == [0.5 * (i + 1) for i in range(len(values))]
     assert set(speed.lines[0].get_ydata()) == {4.0}
     low, high = speed.get_ylim()
@@ -198,7 +207,7 @@ def test_kinds_of_blocks(root: Path, tmp_path: Path) -> None:
     out = tmp_path / "study"
     values = ["tdf", "tfc-tdf", "tdc-rnn"]
     points = run(root, out, values, parameter="block", model="block-unet", changes=changes, budget=Budget(1))
-    assert [point.value for point in points] == sorted(values)
+    assert [point.value for point in points] == values  # by the number of their parameters
     assert len({each.nb_parameters for each in points}) == len({each.multiply_adds_per_second for each in points}) == 3
     for point in points:
         settings = BlockUnetSettings(**{name: changes[name] for name in list(changes)[:6]}, block=point.value)
@@ -208,10 +217,37 @@ def test_kinds_of_blocks(root: Path, tmp_path: Path) -> None:
         assert (point.nb_frames, point.nb_frames_computed) == (64, 64)
         assert point.segment_seconds == pytest.approx((256 * 63 - 512) / 44100)
         assert set(point.sdr) == set(musdb18.STEMS)
-    assert [row["block"] for row in read_rows(out)] == sorted(values)
-    console = Console(width=200, record=True, file=io.StringIO())
-    module.print_table(points, "block", console)
-    assert {"parameters", "MAC/s", "RTF"} <= set(console.export_text().split())
+    assert [row["block"] for row in read_rows(out)] == values
+    console = Console(width=80, record=True, file=io.StringIO())
+    print_tables(points, "block", console)
+    printed = console.export_text()
+    assert "…" not in printed
+    for point in points:
+        assert all(f"{value:.2f}" in printed for value in point.sdr.values())
+    assert {"parameters", "RTF", "tdc-rnn"} <= set(printed.split())
+
+
+@pytest.mark.usefixtures("_score_nothing")
+def test_one_target_alone(root: Path, tmp_path: Path) -> None:
+    changes = {"n_fft": 512, "hop_length": 256, "nb_frames": 64, "trim": 512, "n_blocks": 3, "internal_channels": 3}
+    options: dict[str, Any] = {"parameter": "block", "model": "block-unet", "changes": changes | {"batch_size": 1}}
+    points = run(root, tmp_path / "study", ["tdf"], targets=("vocals",), **options)
+    assert (points[0].stems, list(points[0].sdr)) == (1, ["vocals"])
+    said: list[str] = []
+    more = run(root, tmp_path / "study", ["tdf"], said, **options)  # four, which is another study
+    assert [point.stems for point in more] == [4]
+    assert "made otherwise, and not in the table: 1stems/block=tdf" in said
+    assert points[0].nb_parameters * 4 == more[0].nb_parameters
+
+
+def test_all_values_are_looked_at_before_any_is_trained(root: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"parameter": "input_seconds", "model": "umx-transformer", "changes": {"hidden_size": 16}}
+    for function in (describe, study):
+        with pytest.raises(
+            ParameterError, match="no track to train on is longer than 60 s: the longest has 3 s: choose"
+        ):
+            function(request(root, tmp_path / "study", [2, 60], **options))
+    assert not (tmp_path / "study").exists()
 
 
 @pytest.mark.usefixtures("_score_nothing")
@@ -229,6 +265,19 @@ def test_lengths_of_inputs(root: Path, tmp_path: Path) -> None:
         assert point.multiply_adds_per_second == pytest.approx(count * 44100 / (nb_frames * 1024))
 
 
+def test_what_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two segments at least, since attention within one costs more the longer it is; and one."""
+    timed: list[int] = []
+    monkeypatch.setattr(module, "_time", lambda loaded, wave: timed.append(len(wave)) or 1.0)
+    monkeypatch.setattr(module, "count_multiply_adds", lambda *_: 1)
+    settings = make_plan("umx-transformer", data=Path("x"), changes={"input_seconds": 60}).settings
+    measured = module._measure_cost(Loaded("umx-transformer", settings, torch.nn.Identity(), Path("x"), "", 0, "best"))
+    assert timed[0] >= 2 * 2583 * 1024
+    assert measured["real_time_factor"] == pytest.approx(44100 / timed[0])
+    assert settings.separation_stft.nb_frames(timed[1]) == 2583
+    assert measured["latency_seconds"] == pytest.approx(2583 * 1024 / 44100 + 1)
+
+
 def test_the_lengths_that_were_asked_for() -> None:
     """7, 20, 40 and 60 s; the last takes the shift of 20 s."""
     for seconds, shift, nb_frames in ((7, 47100, 256), (20, 63488, 800), (40, 60416, 1664), (60, 63488, 2522)):
@@ -244,6 +293,8 @@ def test_the_lengths_that_were_asked_for() -> None:
         ({"budget": Budget()}, "no budget: give the steps or the minutes"),
         ({"stems": (3,)}, r"stems \[3\], values \[64\]: expected 2 or 4"),
         ({"parameter": "width"}, "no setting width"),
+        ({"changes": {"nb_frames": 64}}, "nb_frames is set for all values, but is what is studied: leave it out"),
+        ({"changes": {"targets": ["vocals"]}}, "targets is set for all values, but is given by stems or targets"),
         ({"parameter": "batch_norm"}, "batch_norm is 64, expected text"),
         ({"model": "umx"}, "no model umx"),
     ],
@@ -266,7 +317,7 @@ def test_minutes_are_a_budget_for_all_runs_of_a_value(root: Path, tmp_path: Path
 
 def test_a_study_goes_on_with_a_larger_budget(root: Path, tmp_path: Path) -> None:
     """What was estimated with fewer steps is separated and scored anew."""
-    changes = {"nb_layers": 1, "hidden_size": 4, "batch_size": 1, "segment_seconds": 1.0, "epoch_steps": 5}
+    changes = {"nb_layers": 1, "batch_size": 1, "segment_seconds": 1.0, "epoch_steps": 5}
     options: dict[str, Any] = {"parameter": "hidden_size", "model": "open-unmix", "changes": changes}
     first = run(root, tmp_path / "study", [4], budget=Budget(1), **options)
     what = request(root, tmp_path / "study", [4], budget=Budget(2), **options)
