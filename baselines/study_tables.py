@@ -164,7 +164,6 @@ def draw(points: Sequence[Point], parameter: str, path: Path) -> None:
         latencies = [math.nan if point.latency_seconds is None else point.latency_seconds for point in some]
         _plot(latency, places, some, latencies, f"{stems} stems", colour)
     _finish(quality, parameter, "SDR in dB, median of tracks", places)
-    quality.legend(fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4)
     for axes, label in (
         (cost, "parameters; multiply-adds for a second of music"),
         (speed, "speed, times real time"),
@@ -172,8 +171,9 @@ def draw(points: Sequence[Point], parameter: str, path: Path) -> None:
     ):
         _scale(axes)
         _finish(axes, parameter, label, places)
-        if len(axes.lines) > 1:
-            axes.legend(fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4)
+    for axes in (quality, cost, *([speed, latency] if len(groups) > 1 else [])):
+        ncols = 2 if len(groups) > 1 else 4
+        axes.legend(fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=ncols)
     if all(point.latency_seconds is None for point in points):
         latency.remove()
     partial = path.with_name(f".{path.name}.partial")

@@ -411,7 +411,10 @@ def test_normalisation_over_processes_computes_the_same(waves: Path, model: str,
     assert any(isinstance(each, nn.SyncBatchNorm) for each in again.modules())
     assert list(again.state_dict()) == list(network.state_dict())
     for mode in (False, True):
-        torch.testing.assert_close(again.train(mode)(x), network.train(mode)(x), rtol=1e-4, atol=1e-4)
+        torch.manual_seed(0)  # of what is dropped
+        found = again.train(mode)(x)
+        torch.manual_seed(0)
+        torch.testing.assert_close(found, network.train(mode)(x), rtol=1e-4, atol=1e-4)
 
 
 # Schedules: the losses of validations are made up
