@@ -18,11 +18,12 @@ import torch
 
 from baselines import models
 from baselines.block_unet import BlockUnetSettings, find_receptive_field
-from baselines.data import Batches, Mixing, SpectrogramBatches, WaveBatches
+from baselines.data import Batches, SpectrogramBatches
 from baselines.long_input import LongInputSettings
 from baselines.losses import check_loss, needs_waves
 from baselines.recipes import Recipe, change_recipe, find_recipe, follow_config
 from baselines.spleeter_settings import make_settings
+from baselines.wave_batches import Mixing, WaveBatches
 from musdbkit.cache import MIXTURE, Cache, open_cache
 from musdbkit.errors import DatasetError, ParameterError
 from musdbkit.musdb18 import STEMS, pick_validation, split_of

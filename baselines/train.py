@@ -38,12 +38,13 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
 
 from baselines import models
-from baselines.data import Batch, Share, measure_statistics
+from baselines.data import Batch, Share
 from baselines.losses import measure_losses
 from baselines.open_unmix import OpenUnmix, OpenUnmixSet
 from baselines.plans import Plan, find_epoch_steps, find_max_steps, fingerprint, make_batches
 from baselines.recipes import PRECISIONS, complete, make_optimiser
 from baselines.run_log import Log, format_duration
+from baselines.wave_batches import measure_statistics
 from musdbkit.errors import DatasetError, MusdbkitError, ParameterError, printable
 from musdbkit.waves import Waves
 

@@ -43,9 +43,10 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from baselines import models, plans
-from baselines.data import ALONE, Batch, Batches, Share, SpectrogramBatches, WaveBatches
+from baselines.data import ALONE, Batch, Batches, Share, SpectrogramBatches
 from baselines.models import LOG
 from baselines.train import Hardware, train
+from baselines.wave_batches import WaveBatches
 from musdbkit import cache_request, caching
 from musdbkit.musdb18 import STEMS
 from musdbkit.synth import synth

@@ -63,6 +63,7 @@ BASELINES = [
     "models",
     "cost",
     "data",
+    "wave_batches",
     "losses",
     "recipes",
     "plans",

@@ -13,7 +13,7 @@ import torch
 from baselines import models
 from baselines.auto_transformer import AutoTransformerSettings
 from baselines.block_unet import BlockUnetSettings, find_receptive_field
-from baselines.data import SpectrogramBatches, WaveBatches
+from baselines.data import SpectrogramBatches
 from baselines.open_unmix import OpenUnmixSettings
 from baselines.plans import (
     Plan,
@@ -29,6 +29,7 @@ from baselines.recipes import Recipe, find_recipe, list_recipes
 from baselines.spleeter_blstm import BlstmSettings
 from baselines.spleeter_unet import UnetSettings
 from baselines.umx_transformer import UmxTransformerSettings
+from baselines.wave_batches import WaveBatches
 from musdbkit.cache import Parameters, open_cache
 from musdbkit.cache_request import Request
 from musdbkit.errors import DatasetError, MusdbkitError, ParameterError

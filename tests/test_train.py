@@ -432,7 +432,7 @@ def follow(plan: Plan, run: Path, valid: list[list[float]], monkeypatch: pytest.
 
     batch = next(module.make_batches(plan, torch.device("cpu")).valid())
     monkeypatch.setattr(module, "measure_losses", measured)
-    monkeypatch.setattr("baselines.data.WaveBatches.valid", lambda *_: iter([batch]))
+    monkeypatch.setattr("baselines.wave_batches.WaveBatches.valid", lambda *_: iter([batch]))
     return train(plan, run, hardware=CPU, **options)
 
 
