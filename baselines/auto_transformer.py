@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from baselines.attention import ATTENTIONS, Attention, EncoderLayer, encode_positions
 from baselines.long_input import LongInputSettings
-from baselines.network_set import NetworkSet
+from baselines.network_set import NetworkSet, check_counts
 from musdbkit.errors import ParameterError
 
 
@@ -39,7 +39,7 @@ class AutoTransformerSettings(LongInputSettings):
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
         super().__post_init__()
-        self._check_counts("decoder_feedforward_size")
+        check_counts(self, "decoder_feedforward_size")
         self._check_shares("input_dropout")
         if self.hidden_size % 2:
             raise ParameterError(f"hidden_size is {self.hidden_size}, expected an even number for positions")

@@ -45,8 +45,7 @@ from baselines.blocks import (
     draw_weights,
     make_sampling,
 )
-from baselines.network_set import NetworkSet
-from baselines.spleeter_unet import check_targets
+from baselines.network_set import NetworkSet, check_counts, check_targets
 from musdbkit.errors import ParameterError
 from musdbkit.stft import StftParams
 
@@ -162,10 +161,7 @@ class BlockUnetSettings:
         counts = ["nb_channels", "sample_rate", "nb_frames", "n_blocks", "internal_channels", "n_internal_layers"]
         counts += ["kernel_size_t", "kernel_size_f", "min_bn_units", "bn_factor_rnn", "num_layers_rnn"]
         counts += ["min_bn_units_rnn"] + ["bn_factor"] * (self.bn_factor is not None)
-        for name in counts:
-            value = getattr(self, name)
-            if type(value) is not int or value < 1:
-                raise ParameterError(f"{name} is {value!r}, expected a whole number, 1 or more")
+        check_counts(self, *counts)
         if self.n_blocks % 2 == 0:
             raise ParameterError(f"n_blocks is {self.n_blocks}, expected an odd number")
 

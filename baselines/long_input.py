@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from baselines.attention import ATTENTIONS, PADDINGS
-from baselines.spleeter_unet import check_targets
+from baselines.network_set import check_counts, check_targets
 from musdbkit.errors import ParameterError
 from musdbkit.stft import PRESETS, StftParams
 
@@ -77,7 +77,7 @@ class LongInputSettings:
         counts = ["nb_channels", "hidden_size", "nb_heads", "nb_layers", "feedforward_size", "sample_rate"]
         if self.wiener_window is not None:
             counts.append("wiener_window")
-        self._check_counts(*counts)
+        check_counts(self, *counts)
         self._check_choice("attention", ATTENTIONS)
         self._check_choice("padding", PADDINGS)
         if self.attention != "qkv2D" and self.hidden_size % self.nb_heads:
@@ -89,13 +89,6 @@ class LongInputSettings:
         if self.hop_length > self.n_fft // 2:
             raise ParameterError(f"hop_length is {self.hop_length}, expected at most half of n_fft, {self.n_fft // 2}")
         self._check_input()
-
-    def _check_counts(self, *names: str) -> None:
-        """Refuse what is no whole number from 1 on."""
-        for name in names:
-            value = getattr(self, name)
-            if type(value) is not int or value < 1:
-                raise ParameterError(f"{name} is {value!r}, expected a whole number, 1 or more")
 
     def _check_choice(self, name: str, choices: Iterable[str]) -> None:
         """Refuse what is none of the names."""

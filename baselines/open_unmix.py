@@ -15,9 +15,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from baselines.network_set import NetworkSet
+from baselines.network_set import NetworkSet, check_counts, check_targets
 from baselines.recurrent import recur
-from baselines.spleeter_unet import check_targets
 from musdbkit.errors import ParameterError
 from musdbkit.stft import PRESETS, StftParams
 
@@ -70,10 +69,7 @@ class OpenUnmixSettings:
         counts = ["nb_channels", "hidden_size", "nb_layers", "sample_rate"]
         if self.wiener_window is not None:
             counts.append("wiener_window")
-        for name in counts:
-            value = getattr(self, name)
-            if type(value) is not int or value < 1:
-                raise ParameterError(f"{name} is {value!r}, expected a whole number, 1 or more")
+        check_counts(self, *counts)
         if self.bidirectional and self.hidden_size % 2:
             raise ParameterError(f"hidden_size is {self.hidden_size}, expected an even number for two directions")
         if type(self.nb_wiener_iterations) is not int or self.nb_wiener_iterations < 0:

@@ -32,7 +32,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from musdbkit.errors import ParameterError, printable
+from baselines.network_set import check_targets
+from musdbkit.errors import ParameterError
 from musdbkit.stft import PRESETS, StftParams
 
 ACTIVATIONS: Final[dict[str, Callable[[Tensor], Tensor]]] = {
@@ -49,27 +50,6 @@ _NB_DROPOUTS: Final = 3  # of the decoder's stages, from the deepest on
 _EPSILON: Final = 1e-3  # Keras's, where torch has 1e-5
 _MOMENTUM: Final = 0.01  # weight of the new batch; Keras says 0.99, the weight of the old ones
 _NB_MASKS: Final = 2  # for any number of channels
-
-
-def check_targets(targets: tuple[str, ...]) -> None:
-    """Refuse names that cannot be those of sub-networks and files.
-
-    Raises
-    ------
-    ParameterError
-        There is none, one occurs twice, or one cannot be used.
-    """
-    if not isinstance(targets, tuple) or not targets or not all(isinstance(target, str) for target in targets):
-        raise ParameterError(f"targets is {targets!r}, expected one name or more")
-    reserved = nn.ModuleDict()
-    for target in targets:
-        if not target or set(target) & set("./\\\0") or hasattr(reserved, target):
-            raise ParameterError(
-                f"target {printable(target) or 'without a name'}: expected a name without . / and \\ that is none of "
-                "torch's own words"
-            )
-        if targets.count(target) > 1:
-            raise ParameterError(f"targets are {', '.join(targets)}: {target} occurs twice")
 
 
 @dataclass(frozen=True, kw_only=True)
