@@ -9,6 +9,7 @@ import difflib
 import hashlib
 import json
 import shutil
+import textwrap
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,9 @@ ALIASES: Final = {
     "lr": "learning_rate",
 }
 """The words of Spleeter and of the U-Nets' authors for settings, which may be given instead."""
+
+
+_TIE: Final = "\u00a0"  # a space at which no line ends
 
 
 @dataclass(frozen=True)
@@ -321,7 +325,8 @@ def describe_lines(described: Mapping[str, Any]) -> list[str]:
         f"to write: {described['nb_run_bytes'] / 1e9:.2f} GB; {described['nb_free_bytes'] / 1e9:.2f} GB free",
     ]
     if (context := described["nb_context_frames"]) is not None:
-        lines.insert(1, f"an output frame depends on {context} frames at most, of {described['settings']['nb_frames']}")
+        of = f"the {described['settings']['nb_frames']} of a segment"
+        lines.insert(1, f"an output frame depends on {context} frames at most, if they are of {of}")
     for label, names in (
         ("validation", described["valid_tracks"]),
         ("left out, too short for a segment", described["left_out"]),
@@ -329,8 +334,9 @@ def describe_lines(described: Mapping[str, Any]) -> list[str]:
         if names:
             lines.append(f"{label}: {', '.join(names)}")
     for part in ("settings", "recipe"):
-        values = (f"{name} {_to_text(value)}" for name, value in described[part].items())
-        lines.append(f"{part}: {', '.join(values)}")
+        values = (f"{name} {_to_text(value)}".replace(" ", _TIE) for name, value in described[part].items())
+        wrapped = textwrap.wrap(f"{part}: {', '.join(values)}", 80, subsequent_indent="  ", break_on_hyphens=False)
+        lines += [line.replace(_TIE, " ") for line in wrapped]
     return lines
 
 

@@ -6,11 +6,17 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from typer.main import get_command
 
+from baselines.attention import ATTENTIONS
+from baselines.block_unet import BLOCKS, find_receptive_field
 from baselines.cli import app as baselines
+from baselines.models import create, find_kind
+from baselines.recipes import find_recipe
 from musdbkit.cli import app
 from musdbkit.synth import synth
 from tests.museval_json import write_values
@@ -89,3 +95,27 @@ def test_the_cost_of_each_dtype_is_as_the_benchmark_measures() -> None:
 def test_links_lead_to_files() -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
         assert (REPOSITORY / target).exists(), target
+
+
+@pytest.mark.parametrize(
+    ("model", "changes"),
+    [
+        ("spleeter-unet", {}),
+        ("spleeter-blstm", {}),
+        ("open-unmix", {}),
+        ("open-unmix", {"hidden_size": 1024}),
+        *(("block-unet", {"block": block}) for block in BLOCKS),
+        ("block-unet", find_recipe("block-unet", "large")[1]),
+        *((model, {"attention": kind}) for model in ("umx-transformer", "auto-transformer") for kind in ATTENTIONS),
+    ],
+)
+def test_the_table_of_models_counts_right(model: str, changes: dict[str, Any]) -> None:
+    settings = find_kind(model).settings(targets=("vocals",), **changes)
+    with torch.device("meta"):
+        count = sum(tensor.numel() for tensor in create(model, settings).parameters())
+    start = README.index(f"| `{model}` |")
+    rows = README[start : README.index("\n\n", start)].splitlines()
+    (row,) = [row for row in rows if f" {count:,} " in row or f" {count:,};" in row]
+    if model == "block-unet":
+        frames = find_receptive_field(settings)
+        assert {None: "its 128 frames |", 1: "1 frame |"}.get(frames, f"({frames}") in row
