@@ -238,8 +238,8 @@ def test_what_a_block_unet_hears(site: Site) -> None:
     changes = {"sample_rate": 8000, "n_fft": 64, "hop_length": 32, "nb_frames": 16, "trim": 64, "n_blocks": 3}
     described = describe(make_plan("block-unet", data=site.root, changes=changes), site.folder / "run")
     assert described["nb_context_frames"] == find_receptive_field(BlockUnetSettings(**changes))
-    line = f"an output frame depends on {described['nb_context_frames']} frames at most, if they are of the 16 of a segment"
-    assert line in describe_lines(described)
+    line = describe_lines(described)[1]
+    assert line.startswith(f"an output frame depends on {described['nb_context_frames']} frames at most, if they are")
 
 
 def test_who_says_how_long_an_example_is() -> None:
@@ -492,11 +492,11 @@ def test_what_would_be_trained(site: Site) -> None:
     assert lines[2] == "steps: 10, validation every 5"
     assert lines[3].endswith(" GB; 2.50 GB free")
     assert lines[4] == "validation: V"
-    assert all(len(line) <= 80 for line in lines[5:])
-    settings, recipe = " ".join(map(str.strip, lines[5:])).split(" recipe: ")
+    assert max(map(len, lines[5:])) <= 80, lines
+    settings, recipe = " ".join(map(str.strip, lines[5:])).split(" recipe:")
     assert settings.startswith('settings: targets ["vocals", "drums"], nb_channels 2, ')
     assert ", output sigmoid, " in settings
-    assert recipe.startswith("name paper, ")
+    assert recipe.startswith(" name paper, ")
     assert "max_epochs 2" in recipe
     assert "stop_patience null" in recipe
     assert settings.count(" ") >= len(found["settings"])
