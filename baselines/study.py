@@ -27,7 +27,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -48,9 +48,6 @@ from musdbkit import caching, musdb18, scores, scoring, spleeter_config, templat
 from musdbkit.cache_request import find_request
 from musdbkit.errors import DatasetError, MusdbkitError, ParameterError
 from musdbkit.tracks import ALL_CORES, SEPARATION, Parallel, find_audio, find_tracks
-
-if TYPE_CHECKING:
-    pass
 
 STEMS: Final[dict[int, tuple[str, ...]]] = {2: ("vocals", "accompaniment"), 4: musdb18.STEMS}
 """Targets by number of stems, of models that have no configuration of their own for it."""

@@ -205,10 +205,10 @@ def test_kinds_of_blocks(root: Path, tmp_path: Path) -> None:
     changes = {"n_fft": 512, "hop_length": 256, "nb_frames": 64, "trim": 512, "n_blocks": 3, "internal_channels": 3}
     changes |= {"batch_size": 1, "n_internal_layers": 2, "epoch_steps": 1}
     out = tmp_path / "study"
-    values = ["tdf", "tfc-tdf", "tdc-rnn"]
+    values = ["tdf", "tdc-rnn"]
     points = run(root, out, values, parameter="block", model="block-unet", changes=changes, budget=Budget(1))
     assert [point.value for point in points] == values  # by the number of their parameters
-    assert len({each.nb_parameters for each in points}) == len({each.multiply_adds_per_second for each in points}) == 3
+    assert len({each.nb_parameters for each in points}) == len({each.multiply_adds_per_second for each in points}) == 2
     for point in points:
         settings = BlockUnetSettings(**{name: changes[name] for name in list(changes)[:6]}, block=point.value)
         settings = replace(settings, n_internal_layers=2)

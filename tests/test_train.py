@@ -43,6 +43,9 @@ SMALL: dict[str, dict[str, Any]] = {
 SMALL["block-unet"] |= {"n_internal_layers": 2}
 SMALL["umx-transformer"] |= {"feedforward_size": 8, "nb_layers": 1, "bandwidth": 3000.0, "shift": 200}
 SMALL["auto-transformer"] |= {"feedforward_size": 8, "nb_layers": 1, "shift": 200}
+FIRST = ("spleeter-unet", "open-unmix")
+THREE = pytest.mark.parametrize("make", [*FIRST, "block-unet"], indirect=True)
+"""For what does not depend on the network: of each kind of data and of spectrograms one."""
 BLOCKS = [("block-unet", {"block": block}) for block in ("tdf", "tdc", "tfc", "tfc-tdf", "tdc-rnn")]
 LONG = [
     (model, {"attention": attention})
@@ -133,9 +136,6 @@ def interrupt_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "measure_losses", measured)
 
 
-FIRST = ("spleeter-unet", "open-unmix")
-
-
 @pytest.mark.parametrize(
     ("make", "step"),
     [*itertools.product(FIRST, [1, 7, 8, 11]), *((model, 7) for model in SMALL)],
@@ -156,6 +156,7 @@ def test_a_run_that_was_stopped_goes_on_exactly(
     assert second.best == whole.best
 
 
+@THREE
 def test_another_seed_gives_another_run(make: Make, tmp_path: Path) -> None:
     """The test above could not fail if nothing in a run were random, or if weights did not change."""
     runs = {name: tmp_path / name for name in ("one", "same", "other", "start")}
@@ -168,6 +169,7 @@ def test_another_seed_gives_another_run(make: Make, tmp_path: Path) -> None:
     assert len(set(digests)) == 3
 
 
+@THREE
 def test_what_was_killed_goes_on_exactly(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between a step and its checkpoint nothing is lost but the steps since the last checkpoint."""
     train(make(), tmp_path / "whole", hardware=CPU)
@@ -189,12 +191,14 @@ def test_what_was_killed_goes_on_exactly(make: Make, tmp_path: Path, monkeypatch
     assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
 
 
+@THREE
 def test_resume_without_a_run_begins(make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = train(make(max_steps=2), tmp_path / "run", hardware=CPU, resume=True)
     assert result.step == 2
     assert "no run yet: begins" in capsys.readouterr().err
 
 
+@THREE
 def test_resume_of_a_run_that_was_killed_before_it_saved(make: Make, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "metrics.jsonl").write_text('{"step": 1}\n')
@@ -202,6 +206,7 @@ def test_resume_of_a_run_that_was_killed_before_it_saved(make: Make, tmp_path: P
     assert [row["step"] for row in losses(tmp_path / "run")] == [1]
 
 
+@THREE
 def test_resume_of_a_run_that_was_killed_after_its_first_best(make: Make, tmp_path: Path) -> None:
     train(make(), tmp_path / "whole", hardware=CPU)
     train(make(max_steps=4), tmp_path / "run", hardware=CPU)
@@ -301,10 +306,11 @@ def test_a_step_is_adams(cached: Path, tmp_path: Path) -> None:
         torch.testing.assert_close(found[name], tensor, msg=name)
 
 
-@pytest.mark.parametrize(("model", "changes"), [*BLOCKS, *LONG])
-def test_every_block_and_attention_learns_one_batch_by_heart(
+@pytest.mark.parametrize(("model", "changes"), [*BLOCKS, LONG[0], LONG[5]])
+def test_every_block_and_both_transformers_learn_one_batch_by_heart(
     waves: Path, model: str, changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Each kind of attention does in test_umx_transformer.py and test_auto_transformer.py."""
     learn_by_heart(lambda **more: further_plan(model, waves, **changes, **more), tmp_path / "run", monkeypatch, 80)
 
 
@@ -568,6 +574,7 @@ def test_a_loss_that_is_no_number_ends_the_run(cached: Path, tmp_path: Path) -> 
         train(unet_plan(cached, learning_rate=1e30, optimiser="sgd", max_steps=100), tmp_path / "run", hardware=CPU)
 
 
+@THREE
 def test_networks_that_cannot_be_compiled_run_as_they_are(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
