@@ -39,7 +39,7 @@ from torch import Tensor
 
 from baselines.block_unet import BlockUnet, BlockUnetSettings
 from baselines.models import check_weights, settings_from_json
-from baselines.weight_files import read_document, read_npz
+from baselines.weight_files import read_document, read_npz, take_tensors
 from musdbkit.errors import DatasetError, ParameterError, printable
 from musdbkit.musdb18 import TARGETS
 
@@ -222,9 +222,7 @@ def _read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         if isinstance(document, dict) and isinstance(document.get("state_dict"), dict):
             said = document.get(_HYPER_PARAMETERS, {})
             document = document["state_dict"]
-    if not isinstance(document, dict) or not all(isinstance(tensor, Tensor) for tensor in document.values()):
-        raise DatasetError(f"{path}: expected tensors by name, as torch.save writes of a state_dict()")
-    tensors = {str(name): tensor.detach().clone() for name, tensor in document.items()}
+    tensors = {str(name): tensor.detach().clone() for name, tensor in take_tensors(path, document).items()}
     return tensors, said if isinstance(said, dict) else {}
 
 

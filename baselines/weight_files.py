@@ -91,7 +91,17 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     DatasetError
         It cannot be read, or holds something else.
     """
-    document = read_document(path)
+    return take_tensors(path, read_document(path))
+
+
+def take_tensors(path: Path, document: Any) -> dict[str, Tensor]:
+    """Return what a file held as tensors by name.
+
+    Raises
+    ------
+    DatasetError
+        It is something else.
+    """
     if not isinstance(document, dict) or not all(isinstance(tensor, Tensor) for tensor in document.values()):
         raise DatasetError(f"{path}: expected tensors by name, as torch.save writes of a state_dict()")
     return dict(document)
